@@ -1,0 +1,127 @@
+"""All commands. Each one is a few lines here; the work is done below."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pilothouse import __version__
+from pilothouse.cli import running, showing
+from pilothouse.cli.problems import exits_with_problems
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Steers a fleet of LLM inference engines: each request goes where its first token comes soonest.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check and explain configurations.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
+NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
+
+
+@app.callback()
+def start(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if sys.flags.optimize:
+        typer.echo("pilothouse: assertions guard its state; run Python without -O", err=True)
+        raise typer.Exit(2)
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+@exits_with_problems
+def serve(config: ConfigFile = Path("pilothouse.yaml"), no_log: NoLog = False) -> None:
+    """Run the gateway in front of engines that run already."""
+    running.serve(config, not no_log)
+
+
+@app.command()
+@exits_with_problems
+def up(
+    model: Annotated[str, typer.Option(help="model: a directory or a hub name")],
+    replicas: Annotated[int, typer.Option(min=1, help="engines to start")] = 1,
+    engine: Annotated[str, typer.Option(help="which engine; vllm is the one there is")] = "vllm",
+    engine_arg: Annotated[
+        list[str] | None, typer.Option(help="passed to each engine, e.g. --engine-arg='--max-model-len=4096'; repeatable")
+    ] = None,
+    served_name: Annotated[str, typer.Option(help="the model's name for clients; default: as the engine derives it")] = "",
+    listen: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1:8080",
+    control: Annotated[str, typer.Option(help="address of metrics, status and explain")] = "127.0.0.1:9090",
+    workers: Annotated[int, typer.Option(min=1, help="gateway processes that carry traffic")] = 1,
+    policy: Annotated[str, typer.Option(help="routing policy")] = "cache_and_load",
+    journal: Annotated[Path | None, typer.Option(help="directory for the journal; default: none")] = None,
+    logs: Annotated[Path, typer.Option(help="directory for the engines' logs")] = Path("logs"),
+    log: Annotated[bool, typer.Option("--log", help="a log line per request on standard output")] = False,
+) -> None:
+    """Start engines on this machine and the gateway in front of them. Ctrl-C stops all."""
+    running.up(
+        running.Wanted(
+            model, replicas, engine, tuple(engine_arg or ()), served_name, listen, control, workers, policy,
+            str(journal) if journal else None, str(logs), log,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+@exits_with_problems
+def explain(
+    request_id: Annotated[str, typer.Argument(help="x-request-id of a request")],
+    control: Annotated[str, typer.Option(help="control address of a running gateway")] = "127.0.0.1:9090",
+    journal: Annotated[Path | None, typer.Option(help="read this journal instead of asking a gateway")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Why a request went where it went: every candidate, every score, what was known and how old it was."""
+    showing.explain(request_id, control, journal, as_json)
+
+
+@app.command()
+@exits_with_problems
+def status(
+    control: Annotated[str, typer.Option(help="control address of a running gateway")] = "127.0.0.1:9090",
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Endpoints, models, and everything that works less well than it could."""
+    showing.status(control, as_json)
+
+
+@app.command()
+@exits_with_problems
+def replay(
+    journal: Annotated[Path, typer.Argument(help="journal directory, or one segment", exists=True)],
+    verify: Annotated[bool, typer.Option("--verify", help="same events, same commands? exit status 1 if not")] = False,
+) -> None:
+    """Run a journal's events through a fresh dispatcher."""
+    showing.replay(journal, verify)
+
+
+@app.command()
+@exits_with_problems
+def plugins(kind: Annotated[str, typer.Argument(help="filter, scorer or picker; default: all")] = "") -> None:
+    """The manual of every filter, scorer and picker, and the policies made of them."""
+    showing.plugins(kind)
+
+
+@config_app.command("check")
+@exits_with_problems
+def config_check(config: ConfigFile = Path("pilothouse.yaml")) -> None:
+    """Validate a configuration: every problem at once, exit status 2 if there is any."""
+    showing.config_check(config)
+
+
+@config_app.command("explain")
+@exits_with_problems
+def config_explain(config: Annotated[Path | None, typer.Option("--config", "-c", help="configuration file")] = None) -> None:
+    """Each field with its value, unit, default, origin and meaning; without a file, the defaults."""
+    showing.config_explain(config)
+
+
+@app.command(hidden=True)
+@exits_with_problems
+def process(role: str, runtime: Path, no_log: NoLog = False) -> None:
+    """A child of the supervisor: picker or worker."""
+    running.process(role, runtime, not no_log)

@@ -1,0 +1,1 @@
+"""The decision, without clock, network, files or luck: events in, commands out."""

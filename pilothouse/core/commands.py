@@ -1,0 +1,79 @@
+"""Everything the dispatcher can ask for. A refusal is a command with a reason, not an exception."""
+
+from enum import StrEnum
+
+import msgspec
+
+from pilothouse.core.units import EndpointId, Micros, RequestId
+
+
+class RejectReason(StrEnum):
+    """Why a request gets no engine. `serving/status.py` makes it HTTP."""
+
+    UNKNOWN_MODEL = "unknown_model"  # no endpoint lists it
+    NO_ENDPOINT = "no_endpoint"  # none healthy, and none came back in time
+    BUSY = "busy"  # every engine refused: their queues are full
+    TOO_MANY_WAITING = "too_many_waiting"  # the gateway's own waiting room is full
+    RETRIES_EXHAUSTED = "retries_exhausted"  # attempts or retry budget used up
+    PINNED_GONE = "pinned_gone"  # the engine that holds the request's state is not there
+
+
+class Scored(msgspec.Struct, frozen=True, array_like=True):
+    """One candidate of a decision: what was known of it, and what each scorer made of that.
+
+    Tokens are counts; ages are microseconds, None where there never was a report.
+    """
+
+    endpoint: EndpointId
+    total: float
+    scores: list[float]  # aligned with Why.scorers
+    cached_tokens: int  # of this prompt, expected in its KV cache
+    prefill_tokens: int  # uncached prompt tokens dispatched to it and not yet computed
+    in_flight: int  # our requests on it
+    reported_running: int | None = None
+    reported_waiting: int | None = None
+    kv_used_ratio: float | None = None
+    report_age_us: Micros | None = None
+
+
+class Why(msgspec.Struct, frozen=True, array_like=True):
+    """The receipt of one choice: every candidate (the best ones of a large fleet), every score, and who was left out."""
+
+    profile: str
+    scorers: list[str]
+    candidates: list[Scored]  # best first
+    considered: int  # candidates scored, more than listed in a large fleet
+    left_out: dict[str, int] = {}  # filter -> endpoints it removed
+    note: str = ""
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base."""
+
+    request: RequestId
+
+
+class Route(Command, frozen=True, tag=True, array_like=True):
+    """Send the request there. The ledger is charged already."""
+
+    endpoint: EndpointId
+    url: str
+    attempt: int  # 1 for the first
+    cached_tokens: int  # expected to be served from the endpoint's KV cache
+    why: Why
+
+
+class Reject(Command, frozen=True, tag=True, array_like=True):
+    """Answer the client with an error."""
+
+    reason: RejectReason
+    retry_after_us: Micros | None = None
+
+
+class Abort(Command, frozen=True, tag=True, array_like=True):
+    """Give up this attempt: the endpoint hangs. If no byte reached the client, answer with `Failed(TIMEOUT, sent=False)`."""
+
+    endpoint: EndpointId
+
+
+AnyCommand = Route | Reject | Abort

@@ -1,0 +1,307 @@
+"""Events in, commands out: the only writer of the dispatcher's state. Read this first.
+
+A request arrives, is routed to the endpoint its profile chooses (or waits, or is refused), reports its first token, and
+ends. An attempt that failed before a byte reached the client is routed again, within the retry budget. Everything a
+decision uses lies in the parts: `fleet` (endpoints and ledger), `index` (KV blocks), `waiting`, `sessions`, `retries`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pilothouse.core import events, snapshot
+from pilothouse.core.commands import Abort, AnyCommand, Reject, RejectReason, Route, Why
+from pilothouse.core.errors import PolicyError
+from pilothouse.core.events import FailureKind
+from pilothouse.core.fleet import Endpoint, Fleet
+from pilothouse.core.health import Health, HealthSettings
+from pilothouse.core.kvindex import KvIndex
+from pilothouse.core.policy import Known
+from pilothouse.core.request import Request
+from pilothouse.core.retries import RetryBudget
+from pilothouse.core.selection import Choice, Profile, choose
+from pilothouse.core.sessions import Sessions
+from pilothouse.core.units import SECOND, Micros, RequestId
+from pilothouse.core.waiting import Waiting
+
+
+class DispatcherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the decision; all of it is part of the journal, so a replay uses the same."""
+
+    seed: int = 0
+    attempts_max: int = 4  # per request, the first one included
+    deaths_max: int = 2  # engines that may close the connection on one request before it is suspected and refused
+    retry_ratio: float = 0.2  # retries earned per arrival
+    retries_per_second: float = 10.0  # retries earned by time
+    retries_burst: float = 200.0  # most retries saved up
+    waiting_max: int = 1024  # requests without an endpoint that may wait
+    wait_us_max: Micros = Micros(30 * SECOND)
+    sessions_max: int = 100_000  # conversations remembered
+    index_blocks_max: int = 20_000_000  # KV blocks remembered
+    report_stale_us: Micros = Micros(10 * SECOND)
+    why_max: int = 16  # candidates listed in a receipt
+    strict: bool = False  # a policy's bug raises instead of falling back to least requests
+    health: HealthSettings = HealthSettings()
+
+
+class Dispatcher:
+    """The decision. `handle` is synchronous, so each decision is atomic without a lock."""
+
+    def __init__(self, settings: DispatcherSettings, profile: Profile) -> None:
+        self.settings, self.profile = settings, profile
+        self.fleet = Fleet(settings.report_stale_us)
+        self.index = KvIndex(settings.index_blocks_max)
+        self.health = Health(self.fleet, settings.health)
+        self.waiting = Waiting(settings.waiting_max, settings.wait_us_max)
+        self.sessions = Sessions(settings.sessions_max)
+        self.retries = RetryBudget(settings.retry_ratio, settings.retries_per_second, settings.retries_burst)
+        self.requests: dict[RequestId, Request] = {}  # in flight and waiting
+        self.now_us = Micros(0)
+        self.turn = 0
+        self.policy_failures = 0
+        self._handlers: dict[type[events.Event], Callable[[Any], list[AnyCommand]]] = {
+            events.EndpointSeen: self._endpoint_seen,
+            events.EndpointGone: self._endpoint_gone,
+            events.Probed: self._probed,
+            events.LoadReported: self._load_reported,
+            events.BlocksStored: self._blocks_stored,
+            events.BlocksRemoved: self._blocks_removed,
+            events.BlocksCleared: self._blocks_cleared,
+            events.Arrived: self._arrived,
+            events.FirstToken: self._first_token,
+            events.Finished: self._finished,
+            events.Failed: self._failed,
+            events.Cancelled: self._cancelled,
+            events.Tick: self._tick,
+        }
+
+    def handle(self, event: events.AnyEvent) -> list[AnyCommand]:
+        """Takes one event and returns what to do. `event.at_us` never goes back."""
+        assert event.at_us >= self.now_us, f"time went back from {self.now_us} to {event.at_us}"
+        self.now_us = event.at_us
+        self._pass_time()
+        return self._handlers[type(event)](event)
+
+    def next_wake_us(self) -> Micros | None:
+        """When a `Tick` is due at the latest; None if nothing is pending."""
+        times = [self.waiting.next_deadline_us(), self.index.next_expiry_us()]
+        if self.waiting.line:
+            times += [e.room_until_us for e in self.fleet.endpoints.values() if not e.has_room(self.now_us)]
+            times.append(Micros(self.now_us + SECOND))  # the retry budget refills by time
+        return min((t for t in times if t is not None), default=None)
+
+    def snapshot(self) -> bytes:
+        """The whole state; `restore` on a new dispatcher of the same settings and profile continues from there."""
+        return snapshot.save(self)
+
+    def restore(self, data: bytes) -> None:
+        snapshot.restore(self, data)
+
+    # Endpoints
+
+    def _endpoint_seen(self, event: events.EndpointSeen) -> list[AnyCommand]:
+        self.fleet.see(event)
+        self.index.add(event.endpoint, exact=event.exact, kv_blocks=event.kv_blocks, block_size=event.block_size)
+        return self._drain()
+
+    def _endpoint_gone(self, event: events.EndpointGone) -> list[AnyCommand]:
+        self.fleet.lose(event.endpoint)
+        self.index.remove(event.endpoint)
+        return []
+
+    def _probed(self, event: events.Probed) -> list[AnyCommand]:
+        endpoint = self.fleet.endpoints.get(event.endpoint)
+        if endpoint is None:
+            return []
+        if self.health.probed(endpoint, event.ok, event.at_us):
+            return self._abort_all(endpoint)
+        return self._drain() if event.ok else []
+
+    def _abort_all(self, endpoint: Endpoint) -> list[AnyCommand]:
+        """An endpoint that stopped answering holds requests that another could serve."""
+        held = [r for r in self.requests.values() if r.endpoint == endpoint.id and r.prefilling]
+        return [Abort(r.arrived.request, endpoint.id) for r in held]
+
+    def _load_reported(self, event: events.LoadReported) -> list[AnyCommand]:
+        self.fleet.report(event)
+        return []
+
+    def _blocks_stored(self, event: events.BlocksStored) -> list[AnyCommand]:
+        self.index.stored(event.endpoint, event.blocks, event.tier)
+        return []
+
+    def _blocks_removed(self, event: events.BlocksRemoved) -> list[AnyCommand]:
+        self.index.removed(event.endpoint, event.blocks, event.tier)
+        return []
+
+    def _blocks_cleared(self, event: events.BlocksCleared) -> list[AnyCommand]:
+        self.index.cleared(event.endpoint)
+        return []
+
+    # Requests
+
+    def _arrived(self, event: events.Arrived) -> list[AnyCommand]:
+        assert event.request not in self.requests, f"request {event.request} arrived twice"
+        self.retries.arrival()
+        if self.fleet.endpoints and not self.fleet.serving(event.model) and not self.fleet.knows(event.model):
+            return [Reject(event.request, RejectReason.UNKNOWN_MODEL)]
+        if event.pinned is not None and event.pinned not in self.fleet.endpoints:
+            return [Reject(event.request, RejectReason.PINNED_GONE)]
+        request = self.requests[event.request] = Request(event)
+        return self._route_or_wait(request, RejectReason.TOO_MANY_WAITING)
+
+    def _first_token(self, event: events.FirstToken) -> list[AnyCommand]:
+        request = self.requests[event.request]
+        self.fleet.prefilled(request, event.at_us, seen=True)
+        self.index.prefilled(event.request, event.at_us)
+        return []
+
+    def _finished(self, event: events.Finished) -> list[AnyCommand]:
+        request = self.requests.pop(event.request)
+        self.index.ended(event.request, event.at_us, computed=True)
+        endpoint = self.fleet.release(request, event.at_us)
+        if endpoint:
+            self.health.succeeded(endpoint)
+        return self._drain()
+
+    def _cancelled(self, event: events.Cancelled) -> list[AnyCommand]:
+        request = self.requests.pop(event.request)
+        self.waiting.remove(event.request)
+        self.index.ended(event.request, event.at_us, computed=not request.prefilling)
+        self.fleet.release(request, event.at_us)
+        return self._drain()
+
+    def _failed(self, event: events.Failed) -> list[AnyCommand]:
+        request = self.requests[event.request]
+        self.index.ended(event.request, event.at_us, computed=event.sent)
+        endpoint = self.fleet.release(request, event.at_us)
+        if endpoint:
+            self.health.failed(endpoint, event.kind, event.at_us)
+            if event.kind is not FailureKind.BUSY:
+                request.tried.append(endpoint.id)
+        request.busy = event.kind is FailureKind.BUSY
+        request.deaths += event.kind is FailureKind.CLOSED
+        if event.sent:
+            del self.requests[event.request]
+            return self._drain()
+        return self._retry(request) + self._drain()
+
+    def _retry(self, request: Request) -> list[AnyCommand]:
+        """Another attempt, if the request is not to blame and the fleet can bear it; a full queue costs no attempt."""
+        tired = request.attempt >= self.settings.attempts_max and not request.busy
+        if tired or request.deaths >= self.settings.deaths_max:
+            return self._reject(request, RejectReason.RETRIES_EXHAUSTED)
+        if request.busy or self.retries.take(self.now_us):
+            return self._route_or_wait(request, RejectReason.RETRIES_EXHAUSTED)
+        return self._wait(request, RejectReason.RETRIES_EXHAUSTED)
+
+    # Time
+
+    def _tick(self, event: events.Tick) -> list[AnyCommand]:
+        late = self.waiting.expired(event.at_us)
+        refused = [command for request in late for command in self._reject(request, RejectReason.NO_ENDPOINT)]
+        return refused + self._drain()
+
+    def _pass_time(self) -> None:
+        for request_id in self.fleet.due(self.now_us):
+            request = self.requests.get(request_id)
+            if request:
+                self.fleet.prefilled(request, self.now_us, seen=False)
+        self.index.expire(self.now_us)
+
+    # The choice
+
+    def _route_or_wait(self, request: Request, refusal: RejectReason) -> list[AnyCommand]:
+        route = self._route(request)
+        return [route] if route else self._wait(request, refusal)
+
+    def _wait(self, request: Request, refusal: RejectReason) -> list[AnyCommand]:
+        if self.waiting.add(request, self.now_us):
+            return []
+        return self._reject(request, refusal)
+
+    def _reject(self, request: Request, reason: RejectReason) -> list[AnyCommand]:
+        del self.requests[request.arrived.request]
+        return [Reject(request.arrived.request, RejectReason.BUSY if request.busy else reason, SECOND)]
+
+    def _drain(self) -> list[AnyCommand]:
+        """Routes whoever waits and can be routed now, first come first served."""
+        routes: list[AnyCommand] = []
+        for request in list(self.waiting.line.values()):
+            route = self._route(request)
+            if route:
+                self.waiting.remove(request.arrived.request)
+                routes.append(route)
+        return routes
+
+    def _route(self, request: Request) -> Route | None:
+        """Chooses an endpoint and charges it. None if there is nobody to choose."""
+        arrived = request.arrived
+        left_out: dict[str, int] = {}
+        candidates = self._candidates(request, left_out)
+        choice = self._choose(request, candidates, left_out) if candidates else None
+        if choice is None:
+            return None
+        self.turn += 1
+        request.attempt += 1
+        endpoint = choice.endpoint
+        self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
+        self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us)
+        self.sessions.routed(arrived.session, endpoint.id)
+        return Route(
+            arrived.request, endpoint.id, endpoint.seen.url, request.attempt, choice.cached_tokens, choice.why
+        )
+
+    def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
+        """Endpoints that serve the model, are up, have room, and did not fail this request before."""
+        serving = self.fleet.serving(request.arrived.model)
+        now_us, pinned = self.now_us, request.arrived.pinned
+        fit = [e for e in serving if e.room is None or e.has_room(now_us)]
+        if len(fit) < len(serving):
+            left_out["full"] = len(serving) - len(fit)
+        if pinned is not None:
+            return [e for e in fit if e.id == pinned]
+        if not request.tried:
+            return fit
+        fresh = [e for e in fit if e.id not in request.tried]
+        if fresh and len(fresh) < len(fit):
+            left_out["failed_before"] = len(fit) - len(fresh)
+        return fresh or fit
+
+    def _choose(self, request: Request, candidates: list[Endpoint], left_out: dict[str, int]) -> Choice | None:
+        known = self._known(request, candidates)
+        try:
+            return choose(self.profile, request.arrived, known, left_out, self.settings.why_max)
+        except Exception as error:  # a policy is somebody else's code: its bug must not stop the fleet
+            if self.settings.strict:
+                raise PolicyError(f"profile {self.profile.name}: {error}") from error
+            self.policy_failures += 1
+            loads = [e.in_flight for e in candidates]
+            i = loads.index(min(loads))
+            why = Why("least_requests", [], [], len(candidates), left_out, f"fallback: {type(error).__name__}: {error}")
+            return Choice(candidates[i], known.cached_tokens[i], known.uncached_tokens[i], why)
+
+    def _known(self, request: Request, candidates: list[Endpoint]) -> Known:
+        arrived = request.arrived
+        cached = self._cached_tokens(arrived, candidates)
+        tokens = arrived.prompt_tokens
+        return Known(
+            self.now_us,
+            candidates,
+            cached,
+            [tokens - c for c in cached],
+            [self.fleet.others(e, self.now_us) for e in candidates],
+            self.sessions.endpoint(arrived.session),
+            self.turn,
+            self.settings.seed,
+        )
+
+    def _cached_tokens(self, arrived: events.Arrived, candidates: list[Endpoint]) -> list[int]:
+        """Prompt tokens each candidate is expected to reuse: whole blocks, and never the last token."""
+        if not arrived.blocks or arrived.prompt_tokens < 1:
+            return [0] * len(candidates)
+        size = arrived.block_size
+        blocks_max = (arrived.prompt_tokens - 1) // size
+        hits = self.index.lookup(arrived.blocks, candidates)
+        return [min(hit, blocks_max) * size for hit in hits]

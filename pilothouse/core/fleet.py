@@ -1,0 +1,149 @@
+"""The fleet as the dispatcher knows it: endpoints, their last reports, and the ledger of what is in flight on each.
+
+The ledger is the primary signal of load. A request is charged the moment it is routed, before anything is awaited: its
+uncached prompt tokens as prefill until the first token, and itself as one decode until its end. A request whose first
+token cannot be seen (not streamed) gives its prefill back when the endpoint's learned prefill speed says it is done.
+"""
+
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from pilothouse.core.events import EndpointSeen, LoadReported
+from pilothouse.core.request import Request
+from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
+
+RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
+RATE_WEIGHT = 0.2  # of a new sample in the moving average
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One engine: who it is, what it said last, what we have on it."""
+
+    seen: EndpointSeen
+    models: frozenset[str]
+    gone: bool = False  # left discovery; kept until its last request ends
+    prefill_tokens: int = 0  # uncached prompt tokens dispatched and not yet computed
+    in_flight: int = 0  # our requests on it
+    others: int = 0  # requests on it that are not ours, by its last report
+    report: LoadReported | None = None
+    prefill_rate: float = 0.0  # learned [uncached tokens per microsecond]; 0 = unknown
+    failures: int = 0  # in a row
+    ejected: bool = False
+    probe_failures: int = 0  # in a row
+    retry_at_us: Micros = Micros(0)  # an ejected endpoint is not taken back before this, even if a probe succeeds
+    ejections: int = 0  # in a row: the back-off grows with them
+    room: int | None = None  # in-flight limit learned from a refusal, while `room_until_us` lasts
+    room_until_us: Micros = Micros(0)
+
+    @property
+    def id(self) -> EndpointId:
+        return self.seen.endpoint
+
+    def has_room(self, now_us: Micros) -> bool:
+        return self.room is None or self.in_flight < self.room or now_us >= self.room_until_us
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All endpoints in registration order, and the charges on them."""
+
+    stale_us: Micros = Micros(10 * SECOND)  # a report older than this says nothing
+    endpoints: dict[EndpointId, Endpoint] = field(default_factory=dict)
+    releases: list[tuple[Micros, RequestId]] = field(default_factory=list)  # heap: estimated ends of unseen prefills
+    _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
+
+    def see(self, seen: EndpointSeen) -> Endpoint:
+        """Add an endpoint, or replace what is known of it; the ledger stays."""
+        endpoint = self.endpoints.get(seen.endpoint)
+        if endpoint is None:
+            endpoint = self.endpoints[seen.endpoint] = Endpoint(seen, frozenset(seen.models))
+        else:
+            endpoint.seen, endpoint.models, endpoint.gone = seen, frozenset(seen.models), False
+        self.changed()
+        return endpoint
+
+    def lose(self, endpoint_id: EndpointId) -> None:
+        """The endpoint gets nothing new; it is forgotten once its last request has ended."""
+        endpoint = self.endpoints.get(endpoint_id)
+        if endpoint:
+            endpoint.gone = True
+            self._forget_if_idle(endpoint)
+            self.changed()
+
+    def changed(self) -> None:
+        """Membership, health or models changed: the per-model lists are built anew on demand."""
+        self._serving.clear()
+
+    def knows(self, model: str) -> bool:
+        return any(model in e.models and not e.gone for e in self.endpoints.values())
+
+    def serving(self, model: str) -> list[Endpoint]:
+        """Endpoints that list the model and are up, in registration order."""
+        found = self._serving.get(model)
+        if found is None:
+            found = [e for e in self.endpoints.values() if model in e.models and not e.gone and not e.ejected]
+            if found:  # an unknown model must not fill the cache
+                self._serving[model] = found
+        return found
+
+    def report(self, report: LoadReported) -> None:
+        endpoint = self.endpoints.get(report.endpoint)
+        if endpoint:
+            endpoint.report = report
+            endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
+
+    def others(self, endpoint: Endpoint, now_us: Micros) -> int:
+        """Requests on the engine that did not come from us; 0 when the report is too old to be trusted."""
+        if endpoint.report is None or now_us - endpoint.report.at_us > self.stale_us:
+            return 0
+        return endpoint.others
+
+    # The ledger
+
+    def charge(self, request: Request, endpoint: Endpoint, uncached_tokens: int, now_us: Micros) -> None:
+        request.endpoint, request.routed_at_us = endpoint.id, now_us
+        request.uncached_tokens, request.prefilling = uncached_tokens, True
+        endpoint.prefill_tokens += uncached_tokens
+        endpoint.in_flight += 1
+        request.ahead_tokens = endpoint.prefill_tokens
+        if not request.arrived.stream and endpoint.prefill_rate > 0:
+            end_us = now_us + int(endpoint.prefill_tokens / endpoint.prefill_rate)
+            heappush(self.releases, (Micros(end_us), request.arrived.request))
+
+    def prefilled(self, request: Request, now_us: Micros, *, seen: bool) -> None:
+        """The prefill is over: `seen` by its first token (then its speed is learned), or by estimate."""
+        endpoint = self._endpoint_of(request)
+        if endpoint is None or not request.prefilling:
+            return
+        request.prefilling = False
+        endpoint.prefill_tokens -= request.uncached_tokens
+        if seen and request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN and now_us > request.routed_at_us:
+            rate = request.ahead_tokens / (now_us - request.routed_at_us)
+            old = endpoint.prefill_rate
+            endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
+
+    def release(self, request: Request, now_us: Micros) -> Endpoint | None:
+        """The attempt is over, well or badly: nothing of it stays on the endpoint."""
+        endpoint = self._endpoint_of(request)
+        if endpoint is None:
+            return None
+        self.prefilled(request, now_us, seen=False)
+        endpoint.in_flight -= 1
+        request.endpoint = None
+        self._forget_if_idle(endpoint)
+        return endpoint
+
+    def due(self, now_us: Micros) -> list[RequestId]:
+        """Requests whose unseen prefill should be over by now."""
+        ready = []
+        while self.releases and self.releases[0][0] <= now_us:
+            ready.append(heappop(self.releases)[1])
+        return ready
+
+    def _endpoint_of(self, request: Request) -> Endpoint | None:
+        return self.endpoints.get(request.endpoint) if request.endpoint is not None else None
+
+    def _forget_if_idle(self, endpoint: Endpoint) -> None:
+        if endpoint.gone and endpoint.in_flight == 0:
+            self.endpoints.pop(endpoint.id, None)

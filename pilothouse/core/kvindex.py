@@ -1,0 +1,360 @@
+"""Who holds which prefix blocks: reported by the engine (exact) or concluded from our own routes (assumed).
+
+Both kinds lie in the same masks, so one lookup serves a mixed fleet. A route adds its prompt's missing blocks to the
+endpoint at once, as a *claim*: a burst of requests with one prefix then meets on one engine before it has reported
+anything. A claim ends when the engine reports the block stored or removed, when an assumed engine's first token shows
+it computed, or when it is withdrawn: at once if the request failed before its prefill, `speculation_us` after the
+first token if no report came.
+
+An endpoint is a slot, a bit in the masks. Clearing it means taking a fresh slot; the old bit is swept out a bounded
+number of entries at a time, and its slot used again afterwards.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pilothouse.core.assumed import BLOCKS_UNKNOWN, Lru
+from pilothouse.core.claims import CLAIMED_MAX, Claims
+from pilothouse.core.events import Tier
+from pilothouse.core.holders import Holders, prefix_lengths, slots_of
+from pilothouse.core.kvstate import ClaimState, EndpointState, Group, IndexState, IndexStats, KnownStats, Prefixes
+from pilothouse.core.slots import SWEEP_ENTRIES, Slots
+from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
+
+SPECULATION_US = Micros(2 * SECOND)  # engines report with the step that computed; this covers a slow feed
+TIERS = list(Tier)
+LEVELS = {tier: level for level, tier in enumerate(TIERS)}
+HBM = LEVELS[Tier.HBM]
+
+
+class Candidate(Protocol):
+    """What a lookup needs of an endpoint."""
+
+    @property
+    def id(self) -> EndpointId: ...
+
+
+@dataclass(slots=True)
+class Known:
+    """One endpoint."""
+
+    id: EndpointId
+    exact: bool
+    kv_blocks: int
+    block_size: int
+    slot: int
+    held: list[int] = field(default_factory=lambda: [0] * len(TIERS))  # blocks per tier
+    claims: Claims = field(default_factory=Claims)
+    used: Lru | None = None  # assumed endpoints only
+    gone: bool = False
+
+    @property
+    def bit(self) -> int:
+        return 1 << self.slot
+
+
+@dataclass(slots=True)
+class Claim:
+    """One route's share of an endpoint's unconfirmed blocks."""
+
+    request: RequestId
+    known: Known
+    serial: int
+    prompt: list[BlockKey]
+    blocks: list[BlockKey]  # those of the prompt that were not known to be held
+    expires_us: Micros | None = None
+
+
+class KvIndex:
+    """Reports and routes in, prefix lengths out."""
+
+    def __init__(self, blocks_max: int = 2_000_000, speculation_us: Micros = SPECULATION_US) -> None:
+        self.blocks_max, self.speculation_us = blocks_max, speculation_us
+        self.ignored = 0  # blocks reported by endpoints that are unknown or not exact
+        self._known: dict[EndpointId, Known] = {}
+        self._tiers: list[Holders | None] = [Holders(blocks_max)] + [None] * (len(TIERS) - 1)
+        self._open: dict[RequestId, Claim] = {}
+        self._expiring: deque[Claim] = deque()  # in order of expiry, since all last equally long
+        self._serial = 0
+        self._slots = Slots()
+
+    # Endpoints
+
+    def add(self, endpoint: EndpointId, *, exact: bool, kv_blocks: int, block_size: int) -> None:
+        """A new endpoint, or a new description. One that starts or stops reporting is forgotten and begins anew."""
+        known = self._known.get(endpoint)
+        if known is None or known.exact != exact:
+            if known is not None:
+                self.remove(endpoint)
+            known = self._known[endpoint] = Known(endpoint, exact, kv_blocks, block_size, self._slots.take())
+            known.used = None if exact else Lru(0)
+        known.kv_blocks, known.block_size = kv_blocks, block_size
+        if known.used is not None:
+            known.used.capacity = kv_blocks or BLOCKS_UNKNOWN
+
+    def remove(self, endpoint: EndpointId) -> None:
+        """The endpoint is gone and so is all it held."""
+        known = self._known.pop(endpoint, None)
+        if known is not None:
+            known.gone = True
+            self._forget(known)
+
+    def stored(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier = Tier.HBM) -> None:
+        """The endpoint reports blocks it now holds."""
+        known = self._reporter(endpoint, blocks)
+        if known is None:
+            return
+        level = LEVELS[tier]
+        holders = self._tiers[level]
+        if holders is None:
+            holders = self._tiers[level] = Holders(self.blocks_max)
+        known.held[level] += holders.store(blocks, known.bit, self._room())
+        if level == HBM:
+            known.claims.confirm(blocks)
+
+    def removed(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier = Tier.HBM) -> None:
+        """The endpoint reports blocks it holds no more; that outweighs a claim on them."""
+        known = self._reporter(endpoint, blocks)
+        if known is not None:
+            self._take_off(known, blocks, LEVELS[tier])
+
+    def cleared(self, endpoint: EndpointId) -> None:
+        """The endpoint holds nothing: reset, restarted, or lost track of."""
+        known = self._known.get(endpoint)
+        if known is None or not any(known.held):
+            return
+        self._forget(known)
+        known.slot = self._slots.take()
+        self._slots.sweep(
+            self._layers(), 2 * SWEEP_ENTRIES
+        )  # an endpoint that keeps clearing must not use up slots faster than they return
+
+    # Lookups
+
+    def lookup(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> list[int]:
+        """Per candidate: how many leading blocks of the prompt its HBM holds, claims included."""
+        known = self._known
+        lengths = prefix_lengths(self._hbm.masks(blocks), self._slots.live, self._slots.width)
+        return [lengths[known[candidate.id].slot] for candidate in candidates]
+
+    def lookup_tiers(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> Prefixes:
+        """The same for HBM alone and for all tiers together."""
+        hbm = self.lookup(blocks, candidates)
+        first, *lower = self._layers()
+        if not lower:
+            return Prefixes(hbm, hbm)
+        masks = list(first.masks(blocks))
+        for holders in lower:
+            masks = [a | b for a, b in zip(masks, holders.masks(blocks), strict=True)]
+        lengths = prefix_lengths(masks, self._slots.live, self._slots.width)
+        return Prefixes(hbm, [lengths[self._known[candidate.id].slot] for candidate in candidates])
+
+    # Requests
+
+    def routed(
+        self, request: RequestId, endpoint: EndpointId, blocks: list[BlockKey], now_us: Micros, block_size: int = 0
+    ) -> None:
+        """The request goes there: its prompt counts as held from now on.
+
+        block_size   tokens per block of `blocks`, if that may differ from the engine's own; 0 = the same
+        """
+        self.ended(request, now_us, computed=False)
+        known = self._known.get(endpoint)
+        if known is None or not blocks:
+            return
+        self._serial += 1
+        claim = self._open[request] = Claim(request, known, self._serial, blocks, [])
+        if known.used is None:
+            claim.blocks = self._claimable(known, blocks)
+            known.held[HBM] += self._hbm.store(claim.blocks, known.bit, self._room())
+        else:
+            if block_size and known.kv_blocks and known.block_size:
+                known.used.capacity = max(known.kv_blocks * known.block_size // block_size, 1)
+            claim.blocks = [key for key in blocks if key not in known.used or key in known.claims]
+            self._use(known, known.used, blocks)
+            claim.blocks = [key for key in claim.blocks if key in known.used]
+        known.claims.add(claim.serial, claim.blocks)
+
+    def prefilled(self, request: RequestId, now_us: Micros) -> None:
+        """Its first token is here, so the prompt's blocks exist. An exact endpoint has yet to say so."""
+        claim = self._open.get(request)
+        if claim is None or claim.expires_us is not None or claim.known.gone:
+            return
+        if claim.known.used is not None:
+            claim.known.claims.confirm(claim.known.claims.mine(claim.serial, claim.blocks))
+        else:
+            claim.expires_us = Micros(now_us + self.speculation_us)
+            self._expiring.append(claim)
+
+    def ended(self, request: RequestId, now_us: Micros, computed: bool) -> None:
+        """The attempt is over. `computed` false: it ended before its prefill did."""
+        if computed:
+            self.prefilled(request, now_us)
+        claim = self._open.pop(request, None)
+        if claim is None or claim.known.gone:
+            return
+        if not computed:
+            self._withdraw(claim)
+        elif claim.known.used is not None:
+            self._use(claim.known, claim.known.used, claim.prompt)  # the engine frees the prompt only now
+
+    def expire(self, now_us: Micros) -> None:
+        """Withdraws what is due, and sweeps a little. Cheap when there is nothing to do."""
+        while self._expiring and _expiry(self._expiring[0]) <= now_us:
+            claim = self._expiring.popleft()
+            self._withdraw(claim)
+            if self._open.get(claim.request) is claim:
+                del self._open[claim.request]
+        if self._slots.dirty:
+            self._slots.sweep(self._layers(), SWEEP_ENTRIES)
+
+    def next_expiry_us(self) -> Micros | None:
+        """When `expire` is due; None if nothing is pending."""
+        return _expiry(self._expiring[0]) if self._expiring else None
+
+    # State
+
+    def stats(self) -> IndexStats:
+        """Counts for metrics and for the doctor."""
+        each = [KnownStats(k.id, k.exact, k.held[HBM], sum(k.held[1:]), len(k.claims)) for k in self._known.values()]
+        return IndexStats(
+            blocks=self._size(),
+            holders=sum(k.hbm + k.lower for k in each),
+            speculative=sum(k.speculative for k in each),
+            refused=sum(holders.refused for holders in self._layers()),
+            ignored=self.ignored,
+            sweeping=self._slots.dirty.bit_count(),
+            endpoints=each,
+        )
+
+    def snapshot(self) -> IndexState:
+        """All that later answers depend on, as plain data. Finishes the sweep first: this takes time, about as long
+        as storing everything once."""
+        while self._slots.dirty:
+            self._slots.sweep(self._layers(), self.blocks_max)
+        endpoints = list(self._known.values())
+        position = {known.slot: i for i, known in enumerate(endpoints)}
+        groups: list[Group] = []
+        for tier, holders in zip(TIERS, self._tiers, strict=True):
+            keys: dict[int, list[BlockKey]] = {}
+            for key, mask in holders.items() if holders is not None else ():
+                keys.setdefault(mask, []).append(BlockKey(key))
+            groups += [Group(tier, [position[slot] for slot in slots_of(mask)], keys[mask]) for mask in keys]
+        claims = [_state(claim, True) for claim in self._open.values() if not claim.known.gone]
+        ended = [c for c in self._expiring if self._open.get(c.request) is not c and not c.known.gone]
+        claims += [_state(claim, False) for claim in ended]
+        return IndexState([_endpoint_state(known) for known in endpoints], groups, claims, self._serial, self.ignored)
+
+    def restore(self, state: IndexState) -> None:
+        """Fills an empty index from a snapshot."""
+        assert not self._known and not self._open, "restore needs an empty index"
+        self._serial, self.ignored = state.serial, state.ignored
+        for e in state.endpoints:
+            self.add(e.endpoint, exact=e.exact, kv_blocks=e.kv_blocks, block_size=e.block_size)
+            used = self._known[e.endpoint].used
+            if used is not None:
+                used.capacity = e.capacity
+                for key in e.used:
+                    used.touch([key])
+        known = list(self._known.values())
+        for group in state.groups:
+            level = LEVELS[group.tier]
+            holders = self._tiers[level] = self._tiers[level] or Holders(self.blocks_max)
+            for i in group.holders:
+                known[i].held[level] += holders.store(group.blocks, known[i].bit, self._room())
+        self._restore_claims(state.claims)
+
+    def _restore_claims(self, states: list[ClaimState]) -> None:
+        for s in states:
+            claim = Claim(s.request, self._known[s.endpoint], s.serial, s.prompt, s.blocks, s.expires_us)
+            claim.known.claims.add(s.serial, s.blocks)
+            if s.open:
+                self._open[s.request] = claim
+            if s.expires_us is not None:
+                self._expiring.append(claim)
+        self._expiring = deque(sorted(self._expiring, key=lambda claim: (_expiry(claim), claim.serial)))
+
+    # Parts
+
+    @property
+    def _hbm(self) -> Holders:
+        holders = self._tiers[HBM]
+        assert holders is not None
+        return holders
+
+    def _layers(self) -> list[Holders]:
+        return [holders for holders in self._tiers if holders is not None]
+
+    def _size(self) -> int:
+        return sum([holders.size for holders in self._tiers if holders is not None])
+
+    def _room(self) -> int:
+        return self.blocks_max - self._size()
+
+    def _reporter(self, endpoint: EndpointId, blocks: list[BlockKey]) -> Known | None:
+        known = self._known.get(endpoint)
+        if known is None or not known.exact:
+            self.ignored += len(blocks)
+            return None
+        return known
+
+    def _claimable(self, known: Known, blocks: list[BlockKey]) -> list[BlockKey]:
+        """The blocks the endpoint has not reported, as many as there is room for."""
+        bit, claims = known.bit, known.claims
+        masks = zip(blocks, self._hbm.masks(blocks), strict=True)
+        missing = [key for key, mask in masks if not mask & bit or key in claims]
+        room = max(min(CLAIMED_MAX - len(claims), self._room()), 0)
+        self._hbm.refused += len(missing) - len(missing[:room])
+        return missing[:room]
+
+    def _use(self, known: Known, used: Lru, blocks: list[BlockKey]) -> None:
+        """An assumed endpoint computes or reuses this prompt; what no longer fits goes."""
+        new = [key for key in blocks if key not in used]
+        room = max(self._room(), 0)
+        if len(new) > room:
+            self._hbm.refused += len(new) - room
+            blocks = blocks[: blocks.index(new[room])]
+        known.held[HBM] += self._hbm.store(blocks, known.bit, room)
+        self._take_off(known, used.touch(blocks), HBM)
+
+    def _take_off(self, known: Known, blocks: Sequence[int], level: int) -> None:
+        if level == HBM:
+            known.claims.confirm(blocks)
+        holders = self._tiers[level]
+        if holders is not None:
+            known.held[level] -= holders.remove(blocks, known.bit)
+
+    def _withdraw(self, claim: Claim) -> None:
+        """Takes back what this request alone claimed and nobody confirmed."""
+        known = claim.known
+        if not known.gone:
+            alone = known.claims.withdraw(claim.serial, claim.blocks)
+            if known.used is not None:
+                known.used.drop(alone)
+            self._take_off(known, alone, HBM)
+
+    def _forget(self, known: Known) -> None:
+        """All that an endpoint held: the bits of its slot mean nothing from now on."""
+        self._slots.retire(known.slot, used=any(known.held))
+        known.held = [0] * len(TIERS)
+        known.claims.clear()
+        if known.used is not None:
+            known.used.clear()
+
+
+def _expiry(claim: Claim) -> Micros:
+    assert claim.expires_us is not None
+    return claim.expires_us
+
+
+def _state(claim: Claim, is_open: bool) -> ClaimState:
+    mine = claim.known.claims.mine(claim.serial, claim.blocks)
+    return ClaimState(claim.request, claim.known.id, claim.serial, claim.prompt, mine, claim.expires_us, is_open)
+
+
+def _endpoint_state(known: Known) -> EndpointState:
+    used = known.used
+    lru, capacity = (used.keys(), used.capacity) if used is not None else ([], 0)
+    return EndpointState(known.id, known.exact, known.kv_blocks, known.block_size, capacity, lru)

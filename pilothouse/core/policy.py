@@ -1,0 +1,121 @@
+"""The kinds of plugin a routing profile is made of, and the registries that name them.
+
+A policy is a frozen struct: its fields are its parameters, its docstring is its manual page. It has no memory; what it
+may know is in `Known`, so any profile can be judged on the same state as any other.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from random import Random
+from typing import Generic, TypeVar
+
+import msgspec
+
+from pilothouse.core.events import Arrived
+from pilothouse.core.fleet import Endpoint
+from pilothouse.core.random_stream import stream
+from pilothouse.core.units import EndpointId, Micros
+
+
+@dataclass(slots=True)
+class Known:
+    """What one decision may use. All lists are aligned with `endpoints`, which is in registration order."""
+
+    now_us: Micros
+    endpoints: list[Endpoint]
+    cached_tokens: list[int]  # of this prompt, expected in each endpoint's KV cache
+    uncached_tokens: list[int]  # the rest: prefill work the request brings there
+    others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
+    session_endpoint: EndpointId | None  # where this conversation was served last
+    turn: int  # decisions made so far: rotates ties
+    seed: int
+
+    def only(self, keep: list[bool]) -> "Known":
+        """The same, without the endpoints that a filter removed."""
+        pick = [i for i, kept in enumerate(keep) if kept]
+        return Known(
+            self.now_us,
+            [self.endpoints[i] for i in pick],
+            [self.cached_tokens[i] for i in pick],
+            [self.uncached_tokens[i] for i in pick],
+            [self.others[i] for i in pick],
+            self.session_endpoint,
+            self.turn,
+            self.seed,
+        )
+
+    def luck(self, arrived: Arrived) -> Random:
+        """This request's own stream: two policies compared on one seed meet the same luck."""
+        return stream(self.seed, arrived.request)
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all plugins."""
+
+
+class Filter(Policy, frozen=True):
+    """Removes endpoints that must not be chosen."""
+
+    def keep(self, arrived: Arrived, known: Known) -> list[bool]:
+        """Aligned with `known.endpoints`: True stays. Removing all leaves the request without an endpoint."""
+        raise NotImplementedError
+
+
+class Scorer(Policy, frozen=True):
+    """Rates endpoints."""
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        """Aligned with `known.endpoints`, each in [0, 1], higher is better."""
+        raise NotImplementedError
+
+
+class Picker(Policy, frozen=True):
+    """Chooses one endpoint by the weighted sum of scores."""
+
+    def pick(self, arrived: Arrived, known: Known, totals: list[float]) -> int:
+        """Index into `known.endpoints`, which is not empty."""
+        raise NotImplementedError
+
+
+Kind = TypeVar("Kind", bound=Policy)
+
+
+class Registry(Generic[Kind]):
+    """Names of one kind of plugin. Filled at import, sealed before first use."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._types: dict[str, type[Kind]] = {}
+        self._sealed = False
+
+    def register(self, name: str) -> Callable[[type[Kind]], type[Kind]]:
+        """Class decorator. A name taken twice, or a registration after sealing, is a bug."""
+
+        def add(cls: type[Kind]) -> type[Kind]:
+            assert not self._sealed, f"{self.kind} registry is sealed: {name} came too late"
+            assert name not in self._types, f"{self.kind} {name} is registered twice"
+            assert cls.__doc__, f"{self.kind} {name} has no docstring, which is its manual page"
+            self._types[name] = cls
+            return cls
+
+        return add
+
+    def seal(self) -> None:
+        self._sealed = True
+
+    def get(self, name: str) -> type[Kind]:
+        """Raises KeyError whose message suggests the nearest name."""
+        if name not in self._types:
+            near = get_close_matches(name, self._types, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(self._types))}"
+            raise KeyError(f"unknown {self.kind} {name!r}, {hint}")
+        return self._types[name]
+
+    def __iter__(self) -> Iterator[tuple[str, type[Kind]]]:
+        return iter(sorted(self._types.items()))
+
+
+filters: Registry[Filter] = Registry("filter")
+scorers: Registry[Scorer] = Registry("scorer")
+pickers: Registry[Picker] = Registry("picker")

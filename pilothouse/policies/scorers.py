@@ -1,0 +1,98 @@
+"""Scorers: how good each endpoint is for this request, between 0 and 1."""
+
+from pilothouse.core.events import Arrived
+from pilothouse.core.policy import Known, Scorer, scorers
+
+
+@scorers.register("cache_and_load")
+class CacheAndLoad(Scorer, frozen=True):
+    """Cache and load in one unit: the prefill work, in tokens, that stands between this request and its first token.
+
+    cost = (queued prefill + this prompt's uncached tokens + step_tokens) x (1 + decode_slowdown x running requests)
+
+    A cached prefix and a short queue are worth exactly the prefill they save, so there is no threshold at which one
+    overrides the other. The factor is what decodes already running do to a prefill step, and what the prefill would do
+    to them. The score is the lowest cost divided by the endpoint's cost.
+    Signals: KV index (events, or own routes), in-flight ledger (current); others' requests by the last report.
+    Source of the form: pending prefill plus uncached length, as in Mooncake (FAST'25) and LPWL; batch factor as in
+    LMetric (arXiv 2603.15202), softened; default slope = batch slope over fixed step time of published step-time fits
+    (0.00042 s / 0.0106 s per running request).
+    """
+
+    decode_slowdown: float = 0.04  # relative slowdown per running request
+    step_tokens: int = 16  # fixed cost of any prefill [tokens], so that load counts for a fully cached prompt too
+
+    def __post_init__(self) -> None:
+        if self.decode_slowdown < 0:
+            raise ValueError("decode_slowdown must not be negative")
+        if self.step_tokens < 1:
+            raise ValueError("step_tokens must be at least 1")
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        slowdown, step = self.decode_slowdown, self.step_tokens
+        costs = [
+            (endpoint.prefill_tokens + uncached + step) * (1.0 + slowdown * (endpoint.in_flight + others))
+            for endpoint, uncached, others in zip(known.endpoints, known.uncached_tokens, known.others, strict=True)
+        ]
+        lowest = min(costs)
+        return [lowest / cost for cost in costs]
+
+
+@scorers.register("prefix_cache")
+class PrefixCache(Scorer, frozen=True):
+    """The share of the prompt that the endpoint is expected to hold in its KV cache. Signal: KV index."""
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        tokens = max(1, arrived.prompt_tokens)
+        return [min(1.0, cached / tokens) for cached in known.cached_tokens]
+
+
+@scorers.register("least_requests")
+class LeastRequests(Scorer, frozen=True):
+    """1 for the endpoint with the fewest requests, falling with each one more.
+
+    Signals: in-flight ledger (current); others' requests by the last report.
+    """
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        counts = [e.in_flight + others for e, others in zip(known.endpoints, known.others, strict=True)]
+        fewest = min(counts)
+        return [(1 + fewest) / (1 + count) for count in counts]
+
+
+@scorers.register("queue_depth")
+class QueueDepth(Scorer, frozen=True):
+    """1 for an empty engine queue, falling linearly to 0 at `requests_max` waiting requests.
+
+    Signal: last load report (scraped, as old as the receipt says); an endpoint without one scores 0.5.
+    """
+
+    requests_max: int = 128  # waiting requests at which the score is 0
+
+    def __post_init__(self) -> None:
+        if self.requests_max < 1:
+            raise ValueError("requests_max must be at least 1")
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        reports = [e.report for e in known.endpoints]
+        return [0.5 if r is None else max(0.0, 1 - r.waiting / self.requests_max) for r in reports]
+
+
+@scorers.register("kv_free")
+class KvFree(Scorer, frozen=True):
+    """The share of KV space not in use by running requests. Signal: last load report; without one, 0.5."""
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        reports = [e.report for e in known.endpoints]
+        return [0.5 if r is None else min(1.0, max(0.0, 1 - r.kv_used_ratio)) for r in reports]
+
+
+@scorers.register("session")
+class Session(Scorer, frozen=True):
+    """1 for the endpoint that served this conversation last, else 0. Signal: own routes, bounded memory.
+
+    The conversation is named by the client: see `session` in the gateway's configuration.
+    """
+
+    def score(self, arrived: Arrived, known: Known) -> list[float]:
+        return [1.0 if e.id == known.session_endpoint else 0.0 for e in known.endpoints]

@@ -1,0 +1,398 @@
+"""One request's life: read its body, ask the steering for an engine, carry the answer, report one end.
+
+States follow one another: describing, waiting for a route, sent to an engine, opened (the client has seen bytes), ended. Until
+it is opened a failed attempt can be repeated elsewhere; the head is therefore held until the first byte of the body. Every
+path to the end goes through `_end`, which acts once.
+"""
+
+import asyncio
+from bisect import bisect_left
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
+from pilothouse.core.errors import ClientError
+from pilothouse.core.events import Arrived, Cancelled, Failed, FailureKind, Finished, FirstToken
+from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
+from pilothouse.live.upstream import Carrier, Fields
+from pilothouse.serving import status as tables
+from pilothouse.serving.answer import AnswerWriter
+from pilothouse.serving.head import Head
+from pilothouse.serving.headers import engine_head
+from pilothouse.serving.plane import Describer, Plane, Prompt
+from pilothouse.serving.record import ITL_BOUNDS_US, Record
+from pilothouse.serving.routes import Api, Kind, Path
+from pilothouse.serving.status import Refusal
+from pilothouse.wire.openai import Inspected, inspect_form, inspect_json, session_key
+from pilothouse.wire.usage import StreamUsage, Usage, response_id
+
+if TYPE_CHECKING:
+    from pilothouse.serving.connection import ClientConnection
+
+BYTES_PER_TOKEN = 4  # estimate for prompts that nobody describes
+USAGE_TAIL_BYTES = 65_536  # of a unary answer, searched for its counts
+RESPONSE_ID_BYTES = 4_096  # of the first body bytes, searched for the id of a stored response
+_BUCKETS = len(ITL_BOUNDS_US) + 1
+_NO_BODY = Inspected(b"", {}, None, False, None, None, None)
+_MODEL_REQUIRED = frozenset([Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.MESSAGES])
+
+
+class Exchange:
+    """Between one client connection and whatever engine answers. Made when the request is complete."""
+
+    __slots__ = (
+        "_answer", "_arrived", "_at_us", "_attempts", "_body", "_bytes_in", "_bytes_out", "_carrier", "_chunks", "_client",
+        "_content_type", "_ended", "_expected", "_first_us", "_head", "_heard_us", "_itl", "_model", "_opened", "_path",
+        "_pinned", "_plane", "_prompt", "_request", "_route", "_session", "_shown", "_sse", "_status", "_stream", "_tail",
+        "_task", "_usage",
+    )  # fmt: skip
+
+    def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
+        self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
+        self._at_us: int = plane.clock.now_us()
+        self._shown, request = plane.ids.of(head.fields.get(b"x-request-id"))
+        self._request = RequestId(request)
+        self._arrived = self._opened = self._ended = self._stream = self._sse = False
+        self._carrier: Carrier | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._prompt: Prompt | None = None
+        self._route: Route | None = None
+        self._pinned: str | None = None
+        self._answer: AnswerWriter | None = None
+        self._content_type: bytes | None = None
+        self._model, self._session, self._expected = "", 0, 0
+        self._attempts = self._status = self._chunks = self._bytes_out = 0
+        self._bytes_in = len(body)
+        self._first_us = self._heard_us = 0
+        self._itl: list[int] = []
+        self._tail = b""
+        self._usage: StreamUsage | None = None
+
+    # -- from the client's side
+
+    def begin(self) -> None:
+        """Starts it; the answer may be complete before this returns."""
+        try:
+            self._begin()
+        except ClientError as error:
+            self._refuse(tables.blamed(error))
+        except Exception as error:  # noqa: BLE001 - the boundary of one request
+            self.crashed(error)
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer any more: stop the engine."""
+        if self._ended:
+            return
+        if self._task is not None:
+            self._task.cancel()
+        self._drop_carrier()
+        self._end(Cancelled(self._now(), self._request), "cancelled", tables.CLIENT_GONE)
+
+    def pause(self) -> None:
+        """The client cannot take more for now."""
+        if self._carrier is not None:
+            self._carrier.pause(self)
+
+    def resume(self) -> None:
+        """It can again."""
+        if self._carrier is not None:
+            self._carrier.resume(self)
+
+    # -- from the steering
+
+    def answer(self, command: AnyCommand) -> None:
+        """Obeys a command."""
+        if self._ended:
+            return
+        try:
+            if isinstance(command, Route):
+                self._send(command)
+            elif isinstance(command, Reject):
+                self._arrived = False  # the steering has ended it
+                self._refuse(tables.rejected(command))
+            elif isinstance(command, Abort) and self._carrier is not None:
+                self._drop_carrier()
+                self.failed(FailureKind.TIMEOUT, "aborted: the engine hangs")
+        except Exception as error:  # noqa: BLE001 - the boundary of one request
+            self.crashed(error)
+
+    # -- from the engine's side
+
+    def carried_by(self, carrier: Carrier) -> None:
+        """Where the request is now."""
+        self._carrier = carrier
+
+    def head(self, status: int, fields: Fields, length: int | None, now_us: int) -> bool:
+        """Keeps a good head until its body begins; a 5xx or 429 fails the attempt."""
+        if status >= 500 or status == 429:
+            self._carrier = None
+            busy = status in (429, 503)
+            self.failed(FailureKind.BUSY if busy else FailureKind.ERROR, f"the engine answered {status}")
+            return False
+        self._status = status
+        self._answer = AnswerWriter(status, fields, length, self._head.minor)
+        self._sse = self._answer.is_event_stream
+        return True
+
+    def body(self, data: bytes, last: bool, now_us: int) -> None:
+        """Passes body bytes on. The first ones open the answer."""
+        writer = self._answer
+        assert writer is not None
+        if last:
+            self._carrier = None
+        if self._opened:
+            out = writer.frame(data, last)
+            if data and self._sse:
+                self._itl[bisect_left(ITL_BOUNDS_US, now_us - self._heard_us)] += 1
+        else:
+            out = self._open(writer, now_us) + writer.frame(data, last)
+        self._heard_us = now_us
+        self._client.write(out)
+        if data:
+            self._chunks += 1
+            self._bytes_out += len(data)
+            if self._usage is not None:
+                if self._chunks == 1:
+                    self._plane.steering.tell(FirstToken(Micros(now_us), self._request))
+                self._usage.feed(data)
+            else:
+                self._tail = (self._tail + data)[-USAGE_TAIL_BYTES:] if self._tail else data
+            if self._chunks == 1 and self._path.api is Api.RESPONSES:
+                self._learn(data)
+        if last:
+            self._finish(now_us)
+
+    def failed(self, kind: FailureKind, what: str) -> None:
+        """The attempt failed: the steering decides what next, unless the client has seen bytes."""
+        if self._ended:
+            return
+        self._carrier = None
+        if not self._opened:
+            self._answer = None
+            self._plane.steering.tell(Failed(self._now(), self._request, kind, False))
+            return
+        if self._sse and self._answer is not None:
+            whole = self._usage is None or self._usage.ends_whole()
+            self._client.write(self._answer.frame(tables.last_events(kind, self._path.api, whole), True))
+            keep = self._answer.is_delimited
+        else:
+            keep = False
+            self._client.cut()
+        self._end(Failed(self._now(), self._request, kind, True), "failed", self._status, kind.value)
+        self._client.done(keep)
+
+    def crashed(self, error: Exception) -> None:
+        """A bug of ours, contained here: the request ends, the gateway does not."""
+        context = {"message": f"request {self._request} crashed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+        if self._ended:
+            self._client.cut()
+            return
+        self._drop_carrier()
+        if self._opened:
+            self._client.cut()
+            with suppress(Exception):  # the steering itself may be what is broken
+                self._end(Failed(self._now(), self._request, FailureKind.ERROR, True), "failed", self._status, "crash")
+            self._client.done(False)
+        else:
+            with suppress(Exception):
+                if self._arrived:
+                    self._arrived = False
+                    self._plane.steering.tell(Cancelled(self._now(), self._request))
+            self._refuse(tables.INTERNAL)
+
+    # -- the way to the engine
+
+    def _begin(self) -> None:
+        found = self._inspect()
+        head, plane, api = self._head, self._plane, self._path.api
+        model = found.model
+        if model is None:
+            if api in _MODEL_REQUIRED:
+                raise ClientError("the field 'model' is required", param="model", code="missing_model")
+            model = plane.directory.default_model() or ""
+        self._model, self._stream, self._body = model, found.stream, found.raw
+        self._pin(found)
+        session = head.fields.get(b"x-session-id")
+        if session is not None:
+            self._session = session_key(session.decode("latin-1"))
+        elif found.session is not None:
+            self._session = session_key(found.session)
+        describer = None if api is Api.OTHER else plane.directory.tokens(model)
+        if describer is None:
+            self._arrive(None, found.output_tokens_max)
+            return
+        prompt = describer.describe(head.path, found.fields)
+        if prompt is not None:
+            self._arrive(prompt, found.output_tokens_max)
+            return
+        self._task = asyncio.get_running_loop().create_task(self._describe_slowly(describer, found), name="describe")
+        plane.tasks.add(self._task)
+        self._task.add_done_callback(plane.tasks.discard)
+
+    async def _describe_slowly(self, describer: Describer, found: Inspected) -> None:
+        try:
+            prompt = await describer.describe_slowly(self._head.path, found.fields)
+            self._task = None
+            if not self._ended:
+                self._arrive(prompt, found.output_tokens_max)
+        except ClientError as error:
+            self._refuse(tables.blamed(error))
+        except Exception as error:  # noqa: BLE001 - the boundary of one request
+            self.crashed(error)
+
+    def _inspect(self) -> Inspected:
+        head, grants = self._head, self._plane.settings.grants
+        if not self._body and (self._path.api is Api.OTHER or self._path.kind is Kind.STORED):
+            return _NO_BODY
+        declared = head.fields.get(b"content-type")
+        media = b"application/json" if declared is None else declared.partition(b";")[0].strip(b" \t").lower()
+        if b"content-encoding" in head.fields:
+            raise ClientError("encoded request bodies are not accepted", status=415, code="unsupported_media_type")
+        if media == b"application/json":
+            self._content_type = b"application/json"
+            return inspect_json(self._body, grants)
+        if media == b"multipart/form-data" and self._path.api is Api.OTHER:
+            self._content_type = declared
+            return inspect_form(self._body, grants)
+        raise ClientError("the content type must be application/json", status=415, code="unsupported_media_type")
+
+    def _pin(self, found: Inspected) -> None:
+        stored = self._plane.stored
+        if self._path.kind is Kind.STORED:
+            self._pinned = stored.find(self._path.item)
+            if self._head.method == "DELETE":
+                stored.forget(self._path.item)
+        elif found.previous_response is not None and self._path.api is Api.RESPONSES:
+            self._pinned = stored.find(found.previous_response)
+            if self._pinned is None:
+                what = f"no response with id {found.previous_response!r} is known here"
+                raise ClientError(what, param="previous_response_id", status=404, code="response_not_found")
+
+    def _arrive(self, prompt: Prompt | None, output_tokens_max: int | None) -> None:
+        self._prompt = prompt
+        if prompt is None:
+            tokens, blocks, block_size = len(self._body) // BYTES_PER_TOKEN, list[BlockKey](), 0
+        else:
+            tokens, blocks = prompt.tokens, prompt.blocks  # type: ignore[assignment]  # keys are ints until here
+            block_size = self._plane.directory.block_size(self._model) if blocks else 0
+        self._arrived = True
+        arrived = Arrived(
+            self._now(),
+            self._request,
+            self._model,
+            tokens,
+            blocks,
+            block_size,
+            self._stream,
+            output_tokens_max,
+            self._session,
+            None if self._pinned is None else EndpointId(self._pinned),
+        )
+        self._plane.steering.arrive(arrived, self.answer)
+
+    def _send(self, route: Route) -> None:
+        self._route, self._attempts, self._expected = route, self._attempts + 1, route.cached_tokens
+        plane, head = self._plane, self._head
+        pool = plane.upstream.pool(route.url)
+        target = f"{head.path}?{head.query}" if head.query and self._path.api is Api.OTHER else head.path
+        start = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (head.method.encode(), target.encode(), pool.authority)
+        key = plane.settings.engine_key
+        if key is not None:
+            start += b"authorization: Bearer " + key.encode() + b"\r\n"
+        elif not plane.settings.client_keys and b"authorization" in head.fields:
+            start += b"authorization: " + head.fields[b"authorization"] + b"\r\n"
+        raw = engine_head(head, start, self._request, self._content_type, len(self._body), self._client.peer)
+        pool.send(self, raw, self._body)
+
+    # -- the way back
+
+    def _open(self, writer: AnswerWriter, now_us: int) -> bytes:
+        self._opened, self._first_us = True, now_us
+        self._body = b""  # it will not be sent again
+        if self._sse:
+            self._usage = StreamUsage()
+            self._itl = [0] * _BUCKETS
+        if self._client.is_write_paused:
+            self.pause()
+        assert self._route is not None
+        keep = self._client.may_keep_alive
+        return writer.head(self._shown, self._route.endpoint, self._expected, self._attempts, keep)
+
+    def _learn(self, data: bytes) -> None:
+        response = response_id(data[:RESPONSE_ID_BYTES])
+        if response is not None and self._route is not None:
+            self._plane.stored.learn(response, self._route.endpoint)
+
+    def _finish(self, now_us: int) -> None:
+        usage, output = Usage(), None
+        if self._usage is not None:
+            usage, output = self._usage.usage, self._usage.output_tokens()
+        elif self._status < 300 and self._path.api is not Api.OTHER:
+            usage.read(self._tail)
+            output = usage.output_tokens
+        event = Finished(Micros(now_us), self._request, usage.prompt_tokens, usage.cached_tokens, output)
+        self._end(event, "finished", self._status)
+        self._client.done(self._answer is not None and self._answer.is_delimited)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self._ended:
+            return
+        more = b"" if self._attempts < 2 else b"x-pilothouse-attempts: %d\r\n" % self._attempts
+        self._client.reply_refusal(refusal, self._path.api, self._shown, more)
+        self._end(None, "refused", refusal.status, refusal.code)
+        self._client.done(True)
+
+    def _end(self, event: Finished | Failed | Cancelled | None, outcome: str, status: int, code: str = "") -> None:
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            if event is not None and self._arrived:
+                self._plane.steering.tell(event)
+        finally:
+            self._observe(event, outcome, status, code)
+
+    def _observe(self, event: Finished | Failed | Cancelled | None, outcome: str, status: int, code: str) -> None:
+        prompt, done = self._prompt, event if isinstance(event, Finished) else None
+        if done is None and self._usage is not None:  # cut short: what was seen until then
+            done = Finished(self._now(), self._request, output_tokens=self._usage.output_tokens())
+        self._plane.observe(
+            Record(
+                request=self._request,
+                method=self._head.method,
+                path=self._head.path,
+                api=self._path.api,
+                kind=self._path.kind,
+                status=status,
+                outcome=outcome,
+                code=code,
+                model=self._model,
+                endpoint="" if self._route is None else self._route.endpoint,
+                attempts=self._attempts,
+                stream=self._stream,
+                at_us=self._at_us,
+                ttft_us=self._first_us - self._at_us if self._opened else None,
+                e2e_us=self._now() - self._at_us,
+                described_tokens=0 if prompt is None else prompt.tokens,
+                described_by="" if prompt is None else prompt.mode,
+                described_note="" if prompt is None else prompt.note,
+                expected_cached_tokens=self._expected,
+                prompt_tokens=None if done is None else done.prompt_tokens,
+                cached_tokens=None if done is None else done.cached_tokens,
+                output_tokens=None if done is None else done.output_tokens,
+                chunks=self._chunks,
+                itl_counts=self._itl,
+                bytes_in=self._bytes_in,
+                bytes_out=self._bytes_out,
+                session=self._session,
+            )
+        )
+
+    def _drop_carrier(self) -> None:
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.abort(self)
+
+    def _now(self) -> Micros:
+        return self._plane.clock.now_us()

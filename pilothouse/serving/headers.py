@@ -1,0 +1,101 @@
+"""The heads we write: to engines from a client's fields, to clients from an engine's. Nothing is copied that is not chosen."""
+
+from pilothouse.serving.head import Head
+from pilothouse.serving.status import REASONS
+
+# Never passed to an engine: the connection's own business, fields that we set, and secrets that are not the engine's.
+_OURS = frozenset(
+    b"host content-length transfer-encoding connection proxy-connection keep-alive te trailer upgrade http2-settings expect "
+    b"accept-encoding content-type content-encoding authorization proxy-authorization proxy-authenticate x-api-key cookie "
+    b"forwarded x-real-ip x-request-id x-data-parallel-rank x-prefiller-host-port endpoint-load-metrics-format".split()
+)
+# Families that engines, pickers and proxies take orders from.
+_OUR_FAMILIES = (
+    b"x-kv-",
+    b"x-pilothouse-",
+    b"x-gateway-",
+    b"x-llm-d-",
+    b"x-forwarded-",
+    b"x-data-parallel-",
+    b"x-prefiller-",
+    b"x-vllm-",
+    b"x-sglang-",
+    b"x-smg-",
+    b"x-envoy-",
+    b"x-dp-",
+    b"proxy-",
+)
+_ANSWER_DROPPED = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate te trailer upgrade transfer-encoding content-length server "
+    b"x-request-id endpoint-load-metrics alt-svc strict-transport-security set-cookie".split()
+)
+_ANSWER_FAMILIES_DROPPED = (b"x-pilothouse-", b"x-kv-", b"x-gateway-", b"x-llm-d-", b"x-vllm-", b"x-envoy-")
+_NAMES_MAX = 4096
+_passed: dict[bytes, bool] = {}  # memo of _may_pass
+_answered: dict[bytes, bytes | None] = {}  # header name as an engine spells it -> as we write it, None = dropped
+_STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
+
+
+def engine_head(head: Head, start: bytes, request: str, content_type: bytes | None, length: int, peer: bytes) -> bytes:
+    """The head of a request to an engine; `start` is its request line and the fields that all such requests share."""
+    fields = head.fields
+    parts = [start]
+    if content_type is not None:
+        parts.append(b"content-type: " + content_type + b"\r\n")
+    if length or head.method == "POST":
+        parts.append(b"content-length: %d\r\n" % length)
+    named = _named_by_connection(fields)
+    for name, value in fields.items():
+        passes = _passed.get(name)
+        if passes is None:
+            passes = _may_pass(name)
+        if passes and name not in named:
+            parts.append(name + b": " + value + b"\r\n")
+    host = fields.get(b"host", b"")
+    parts.append(
+        b"x-request-id: %s\r\nx-forwarded-for: %s\r\nx-forwarded-proto: http\r\nx-forwarded-host: %s\r\n\r\n"
+        % (request.encode(), peer, host)
+    )
+    return b"".join(parts)
+
+
+def answer_head(status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Status line and an engine's fields without those that are its own business; framing and our fields come after."""
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
+    for raw_name, value in fields:
+        try:
+            name = _answered[raw_name]
+        except KeyError:
+            name = _answer_name(raw_name)
+        if name is not None:
+            parts.append(name + value + b"\r\n")
+    return parts
+
+
+def own_head(status: int, content_type: bytes, length: int) -> bytes:
+    """The start of an answer that the gateway gives itself."""
+    return _STATUS_LINES[status] + b"content-type: %s\r\ncontent-length: %d\r\n" % (content_type, length)
+
+
+def _named_by_connection(fields: dict[bytes, bytes]) -> frozenset[bytes]:
+    connection = fields.get(b"connection")
+    if connection is None or connection in (b"keep-alive", b"close"):
+        return frozenset()
+    return frozenset(word.strip(b" \t").lower() for word in connection.split(b","))
+
+
+def _may_pass(name: bytes) -> bool:
+    # An underscore may become a dash on the way into some servers, and then a field that we refuse.
+    passes = name not in _OURS and not name.startswith(_OUR_FAMILIES) and b"_" not in name
+    if len(_passed) < _NAMES_MAX:
+        _passed[name] = passes
+    return passes
+
+
+def _answer_name(raw_name: bytes) -> bytes | None:
+    name = raw_name.lower()
+    dropped = name in _ANSWER_DROPPED or name.startswith(_ANSWER_FAMILIES_DROPPED)
+    written = None if dropped else name + b": "
+    if len(_answered) < _NAMES_MAX:
+        _answered[raw_name] = written
+    return written

@@ -1,0 +1,197 @@
+"""Metrics and one wide log line per request, made of the dispatcher's story and the front door's record."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import msgspec
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pilothouse.core.commands import AnyCommand
+from pilothouse.core.dispatcher import Dispatcher
+from pilothouse.core.events import AnyEvent, Failed, Probed
+from pilothouse.core.units import RequestId
+from pilothouse.live import supervise
+from pilothouse.live.clock import Clock
+from pilothouse.live.counters import DECISION_SECONDS, SECONDS, Counter, Histogram
+from pilothouse.live.stories import Stories, Story
+from pilothouse.serving.record import ITL_BOUNDS_US, Record
+
+LINES_BYTES = 1 << 16  # log lines are written together, at the latest by the next flush
+
+MODEL = ("model", "endpoint")
+STEP_SECONDS = [bound / 1e6 for bound in ITL_BOUNDS_US]
+
+
+class Observer:
+    """Watches the driver for what the dispatcher knows, and hears the front doors' records for what clients saw."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: Clock, log: IO[bytes] | None) -> None:
+        self.stories = Stories(self._ended)
+        self.exporters: list[Callable[[Record, Story | None], None]] = []  # of traces
+        self._dispatcher, self._clock, self._log = dispatcher, clock, log
+        self._lines = bytearray()
+        self._encoder = msgspec.json.Encoder()
+        self.requests = Counter("pilothouse_requests", "Requests by how they ended.", (*MODEL, "outcome"))
+        self.responses = Counter("pilothouse_responses", "Answers by API and HTTP status.", ("api", "status"))
+        self.failures = Counter("pilothouse_attempt_failures", "Failed attempts at engines.", ("endpoint", "kind"))
+        self.retries = Counter("pilothouse_retries", "Attempts after the first.", ("endpoint",))
+        self.ejections = Counter("pilothouse_ejections", "Times an endpoint was taken out.", ("endpoint",))
+        self.prompt = Counter("pilothouse_prompt_tokens", "Prompt tokens, as engines reported.", MODEL)
+        self.expected = Counter(
+            "pilothouse_expected_cached_tokens", "Prompt tokens expected in the endpoint's KV cache when routed.", MODEL
+        )
+        self.cached = Counter("pilothouse_cached_tokens", "Prompt tokens that engines reported as cached.", MODEL)
+        self.output = Counter("pilothouse_output_tokens", "Output tokens.", MODEL)
+        self.described = Counter("pilothouse_prompts", "Prompts by how they were described.", ("model", "mode"))
+        self.ttft = Histogram("pilothouse_time_to_first_token_seconds", "Arrival to first token.", SECONDS, MODEL)
+        self.step = Histogram("pilothouse_inter_token_latency_seconds", "Between stream parts.", STEP_SECONDS, MODEL)
+        self.total = Histogram("pilothouse_request_duration_seconds", "Arrival to end.", SECONDS, MODEL)
+        self.queue = Histogram("pilothouse_queue_seconds", "Arrival to first route.", SECONDS, ("model",))
+        self.decision = Histogram("pilothouse_decision_seconds", "Time to take one decision.", DECISION_SECONDS)
+        self._down: set[str] = set()  # endpoints seen ejected; only ever asked for membership
+
+    def watch(self, event: AnyEvent, commands: list[AnyCommand], decision_us: int) -> None:
+        """A watcher of the driver."""
+        if isinstance(event, Failed):
+            story = self.stories.in_flight.get(event.request)
+            if story is not None:
+                self.failures.add((story.endpoint, event.kind))
+        if isinstance(event, Failed | Probed):
+            self._count_ejections()
+        self.stories.watch(event, commands, decision_us)
+        if commands:
+            self.decision.observe(decision_us / 1e6)
+
+    def observed(self, record: Record) -> None:
+        """A front door's record of one request, at its end."""
+        story = self.stories.ended.get(RequestId(record.request))
+        self.responses.add((record.api, str(record.status)))
+        if record.attempts:
+            self._count(record)
+        for export in self.exporters:
+            export(record, story)
+        if self._log is not None:
+            self._lines += self._encoder.encode(_line(record, story, self._clock.wall_s())) + b"\n"
+            if len(self._lines) >= LINES_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Writes the log lines gathered so far."""
+        if self._log is not None and self._lines:
+            try:
+                self._log.write(self._lines)
+                self._log.flush()
+            except OSError as error:  # a full disk or a closed pipe must not stop the traffic
+                self._log = None
+                print(f"request log stopped: {error}", file=sys.stderr)
+            self._lines.clear()
+
+    def _ended(self, story: Story) -> None:
+        if story.routes:
+            self.queue.observe(story.routed_us[0] / 1e6, (story.model,))
+
+    def _count_ejections(self) -> None:
+        for endpoint in self._dispatcher.fleet.endpoints.values():
+            if endpoint.ejected and endpoint.id not in self._down:
+                self.ejections.add((endpoint.id,))
+                self._down.add(endpoint.id)
+            elif not endpoint.ejected:
+                self._down.discard(endpoint.id)
+
+    def _count(self, record: Record) -> None:
+        """A routed request: its model is one that the fleet serves, so it is safe as a label."""
+        labels = (record.model, record.endpoint)
+        self.requests.add((*labels, record.outcome))
+        self.described.add((record.model, record.described_by or "size"))
+        if record.attempts > 1:
+            self.retries.add((record.endpoint,), record.attempts - 1)
+        if record.outcome != "finished":
+            return
+        if record.stream and record.ttft_us is not None:
+            self.ttft.observe(record.ttft_us / 1e6, labels)
+            self.step.merge(record.itl_counts, (record.e2e_us - record.ttft_us) / 1e6, labels)
+        self.total.observe(record.e2e_us / 1e6, labels)
+        self.prompt.add(labels, record.prompt_tokens or record.described_tokens)
+        self.output.add(labels, record.output_tokens or 0)
+        if record.cached_tokens is not None:  # only where both are known can they be compared
+            self.expected.add(labels, record.expected_cached_tokens)
+            self.cached.add(labels, record.cached_tokens)
+
+
+def _line(record: Record, story: Story | None, wall_s: float) -> dict[str, Any]:
+    """One wide line: everything the front door knows, and the decision's side of it."""
+    line = {"time": round(wall_s, 6)} | msgspec.structs.asdict(record)
+    if not record.stream:
+        del line["itl_counts"]
+    if story is None or not story.routes:
+        return line | {"rejected": story.rejected.reason} if story is not None and story.rejected else line
+    why = story.routes[-1].why
+    runner_up = why.candidates[1] if len(why.candidates) > 1 else None
+    return line | {
+        "queue_us": story.routed_us[0],
+        "failures": story.failures,
+        "policy": why.profile,
+        "score": round(why.candidates[0].total, 4) if why.candidates else None,
+        "runner_up": runner_up.endpoint if runner_up else None,
+        "runner_up_score": round(runner_up.total, 4) if runner_up else None,
+    }
+
+
+class Metrics(Collector):
+    """Everything a scrape of the gateway shows: the observer's counts and the dispatcher's state of this moment."""
+
+    def __init__(self, observer: Observer, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._observer, self._dispatcher, self._clock = observer, dispatcher, clock
+
+    def collect(self) -> Iterator[Metric]:
+        o = self._observer
+        for counted in (o.requests, o.responses, o.failures, o.retries, o.ejections, o.prompt, o.expected, o.cached):
+            yield counted.collect()
+        for family in (o.output, o.described, o.ttft, o.step, o.total, o.queue, o.decision):
+            yield family.collect()
+        yield from self._endpoints()
+        dispatcher, index = self._dispatcher, self._dispatcher.index.stats()
+        yield _gauge("pilothouse_requests_in_flight", "Requests in flight or waiting.", len(dispatcher.requests))
+        yield _gauge("pilothouse_requests_waiting", "Requests that no endpoint can take.", len(dispatcher.waiting.line))
+        yield _gauge("pilothouse_index_blocks", "KV blocks in the prefix index.", index.blocks)
+        yield _gauge("pilothouse_policy_failures", "Policy errors contained since start.", dispatcher.policy_failures)
+        loops = GaugeMetricFamily("pilothouse_loop_failures", "Background loop failures since start.", labels=["loop"])
+        for kind, count in supervise.failures.items():
+            loops.add_metric([kind], count)
+        yield loops
+
+    def _endpoints(self) -> Iterator[Metric]:
+        names = ("up", "in_flight", "prefill_tokens", "others", "kv_used_ratio", "report_age_seconds")
+        texts = (
+            "1 if the endpoint takes new requests.",
+            "Our requests on it.",
+            "Uncached prompt tokens dispatched to it and not yet computed.",
+            "Requests on it that are not ours, by its last report.",
+            "KV space used by running requests, by its last report.",
+            "Age of its last report.",
+        )
+        gauges = [
+            GaugeMetricFamily(f"pilothouse_endpoint_{name}", text, labels=["endpoint"])
+            for name, text in zip(names, texts, strict=True)
+        ]
+        now_us = self._clock.now_us()
+        for endpoint in self._dispatcher.fleet.endpoints.values():
+            report = endpoint.report
+            values = [
+                float(not endpoint.ejected and not endpoint.gone),
+                endpoint.in_flight,
+                endpoint.prefill_tokens,
+                endpoint.others,
+                report.kv_used_ratio if report else None,
+                (now_us - report.at_us) / 1e6 if report else None,
+            ]
+            for gauge, value in zip(gauges, values, strict=True):
+                if value is not None:
+                    gauge.add_metric([endpoint.id], value)
+        yield from gauges
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)

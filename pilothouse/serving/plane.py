@@ -1,0 +1,149 @@
+"""What all connections of one front door share: settings, collaborators, and the counts that are bounded."""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pilothouse.live.clock import Clock
+from pilothouse.live.steering import Steering
+from pilothouse.live.timers import Timers
+from pilothouse.live.upstream import Upstream
+from pilothouse.serving.record import Observe
+from pilothouse.serving.settings import FrontSettings
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pilothouse.serving.connection import ClientConnection
+
+
+class Prompt(Protocol):
+    """What is known of a prompt: its size, its full KV blocks, and how that is known."""
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def blocks(self) -> list[int]: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+
+class Describer(Protocol):
+    """Describes the prompts of one model. `route` is the path; both may raise ClientError."""
+
+    def describe(self, route: str, body: dict[str, Any]) -> Prompt | None: ...
+
+    async def describe_slowly(self, route: str, body: dict[str, Any]) -> Prompt: ...
+
+
+class Directory(Protocol):
+    """What models there are. Asked on each request, so it answers from memory."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """The entries of GET /v1/models, merged over the fleet."""
+        ...
+
+    def default_model(self) -> str | None:
+        """For requests that name none: the only model, or the one that configuration says."""
+        ...
+
+    def tokens(self, model: str) -> Describer | None:
+        """Who describes prompts for `model`; None when nobody can."""
+        ...
+
+    def block_size(self, model: str) -> int:
+        """Tokens per block of what that describer returns; 0 when unknown."""
+        ...
+
+
+class Keys:
+    """The accepted API keys. Only keyed digests are kept and compared, so timing says nothing about a key."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self._secret = os.urandom(32)
+        self._digests = frozenset(self._digest(key.encode()) for key in keys)
+
+    def admit(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether a request with these header fields holds an accepted key, or none is needed."""
+        if not self._digests:
+            return True
+        scheme, _, token = fields.get(b"authorization", b"").partition(b" ")
+        key = token.strip(b" ") if scheme.lower() == b"bearer" else fields.get(b"x-api-key", b"")
+        return self._digest(key) in self._digests
+
+    def _digest(self, key: bytes) -> bytes:
+        return blake2b(key, key=self._secret, digest_size=32).digest()
+
+
+class RequestIds:
+    """Ids of requests: the client's own if it is harmless, made otherwise."""
+
+    _HARMLESS = re.compile(rb"[A-Za-z0-9._~:-]{1,128}")
+    _BATCH = 256
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._at = 0
+        self._count = int.from_bytes(os.urandom(2))
+
+    def of(self, given: bytes | None) -> tuple[str, str]:
+        """(id shown to the client, id unique in the dispatcher)."""
+        if given is not None and self._HARMLESS.fullmatch(given):
+            shown = given.decode()
+            self._count = (self._count + 1) & 0xFFFF  # unique as long as fewer than 65,536 of one name are in flight
+            return shown, f"{shown}~{self._count:04x}"
+        if self._at == len(self._random):
+            self._random, self._at = os.urandom(16 * self._BATCH), 0
+        digits = self._random[self._at : self._at + 16].hex()
+        self._at += 16
+        made = f"{digits[:12]}4{digits[13:16]}a{digits[17:]}"  # the fixed bits of a random UUID
+        return made, made
+
+
+class StoredResponses:
+    """Which engine holds which stored response; the oldest are forgotten."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._endpoints: OrderedDict[str, str] = OrderedDict()
+
+    def learn(self, response: str, endpoint: str) -> None:
+        """Remembers where `response` was made."""
+        self._endpoints[response] = endpoint
+        self._endpoints.move_to_end(response)
+        if len(self._endpoints) > self._count_max:
+            self._endpoints.popitem(last=False)
+
+    def find(self, response: str) -> str | None:
+        """The endpoint that holds it, if known."""
+        endpoint = self._endpoints.get(response)
+        if endpoint is not None:
+            self._endpoints.move_to_end(response)
+        return endpoint
+
+    def forget(self, response: str) -> None:
+        """It was deleted."""
+        self._endpoints.pop(response, None)
+
+
+class Plane:
+    """One per front door."""
+
+    def __init__(
+        self, settings: FrontSettings, steering: Steering, directory: Directory, clock: Clock, observe: Observe
+    ) -> None:
+        self.settings, self.steering, self.directory = settings, steering, directory
+        self.clock, self.observe = clock, observe
+        self.timers = Timers(clock, settings.timer_tick_us)
+        self.upstream = Upstream(settings.upstream, clock, self.timers)
+        self.keys, self.ids = Keys(settings.client_keys), RequestIds()
+        self.stored = StoredResponses(settings.stored_responses_max)
+        self.connections: dict[ClientConnection, None] = {}  # in order of arrival
+        self.tasks: set[asyncio.Task[None]] = set()  # prompts being described
+        self.arriving_bytes = 0  # bodies announced and not yet complete
+        self.draining = False

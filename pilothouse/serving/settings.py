@@ -1,0 +1,32 @@
+"""Limits and time-outs of the front door. Everything has a maximum here, with a default."""
+
+import msgspec
+
+from pilothouse.live.upstream import UpstreamLimits
+
+
+class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What clients may do, and for how long."""
+
+    connections_max: int = 8192  # open client connections; one more is answered 503 and closed
+    head_bytes_max: int = 32_768  # request line and headers of one request
+    target_bytes_max: int = 8_192  # path and query
+    headers_max: int = 100  # header lines of one request
+    body_bytes_max: int = 32 << 20  # one request body
+    bodies_bytes_max: int = 1 << 30  # bodies still being received, all connections together
+    pipelined_bytes_max: int = 65_536  # read ahead of the request being served; beyond it reading stops
+    write_buffer_bytes: int = 65_536  # unsent bytes at which the engine of a slow client is no longer read
+    head_timeout_us: int = 15_000_000  # first byte of a head to its end
+    body_timeout_us: int = 30_000_000  # without progress of a request body
+    body_total_timeout_us: int = 300_000_000  # a whole request body
+    idle_timeout_us: int = 75_000_000  # between requests of one connection
+    stall_timeout_us: int = 60_000_000  # a client that takes no byte of its answer
+    linger_us: int = 2_000_000  # reading on after a refusal, so that the client sees the answer and not a reset
+    linger_bytes_max: int = 1 << 20  # bytes discarded in that time
+    timer_tick_us: int = 100_000  # resolution of all time-outs
+    serve_half_closed: bool = False  # True: finish the answer for a client that shut its sending side only
+    client_keys: frozenset[str] = frozenset()  # accepted API keys; empty = no authentication
+    engine_key: str | None = None  # sent to engines as their bearer token, in place of the client's
+    grants: frozenset[str] = frozenset()  # body fields and paths that are refused unless named here
+    stored_responses_max: int = 65_536  # remembered response id -> endpoint
+    upstream: UpstreamLimits = UpstreamLimits()

@@ -1,0 +1,71 @@
+"""A worker: one front door and what it needs to describe prompts. Steered by the picker, here or over the channel."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from pilothouse.config.schema import Config
+from pilothouse.live.clock import Clock
+from pilothouse.live.directory import Directory
+from pilothouse.live.steering import Steering
+from pilothouse.live.upstream import UpstreamLimits
+from pilothouse.serving.front import FrontDoor
+from pilothouse.serving.picker import engine_keys
+from pilothouse.serving.record import Observe
+from pilothouse.serving.settings import FrontSettings
+
+TOKEN_THREADS = 2  # long prompts being tokenised at once, per worker
+
+
+class Worker:
+    """`start` listens; `stop` drains. The steering and the directory are fed by whoever owns the picker's end."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config, self.clock = config, clock
+        self._pool = ThreadPoolExecutor(TOKEN_THREADS, thread_name_prefix="tokens")
+        self.directory = Directory(config.limits.token_cache, self._pool, engine_keys(config))
+        self.front: FrontDoor | None = None
+
+    async def start(self, steering: Steering, observe: Observe, *, share_port: bool) -> str:
+        """Listens; returns the address, host:port. Raises OSError if it is taken."""
+        self.front = FrontDoor(
+            front_settings(self.config), steering=steering, directory=self.directory, clock=self.clock, observe=observe
+        )
+        host, _, port = self.config.listen.rpartition(":")
+        actual = await self.front.start(host.strip("[]"), int(port), reuse_port=share_port)
+        return f"{host}:{actual}"
+
+    async def stop(self) -> bool:
+        """Drains. False if requests had to be cut off."""
+        clean = True if self.front is None else await self.front.drain(self.config.timeouts.drain.seconds)
+        await self.directory.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return clean
+
+
+def front_settings(config: Config) -> FrontSettings:
+    limits, timeouts = config.limits, config.timeouts
+    return FrontSettings(
+        connections_max=limits.connections,
+        head_bytes_max=limits.head,
+        body_bytes_max=limits.body,
+        head_timeout_us=timeouts.head,
+        body_timeout_us=timeouts.body,
+        idle_timeout_us=timeouts.keep_alive,
+        client_keys=client_keys(config),
+        engine_key=next(iter(engine_keys(config).values()), None),
+        grants=frozenset(config.clients.grants),
+        upstream=UpstreamLimits(
+            connections_max=limits.pool_connections,
+            connect_timeout_us=timeouts.connect,
+            first_byte_timeout_us=timeouts.first_byte,
+            idle_timeout_us=timeouts.idle,
+            total_timeout_us=timeouts.total,
+        ),
+    )
+
+
+def client_keys(config: Config) -> frozenset[str]:
+    """The accepted API keys; empty when none are asked for."""
+    name = config.clients.api_keys_env
+    keys = os.environ.get(name, "").split(",") if name else []
+    return frozenset(key.strip() for key in keys if key.strip())

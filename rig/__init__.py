@@ -1,0 +1,1 @@
+"""Test rigs: real engines and small models, shared by tests, benchmarks and the demo; not part of the package."""

@@ -23,7 +23,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration 
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def start(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
     if sys.flags.optimize:
         typer.echo("pilothouse: assertions guard its state; run Python without -O", err=True)

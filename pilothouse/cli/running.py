@@ -1,9 +1,7 @@
 """serve, up and the supervisor's children: configuration in, event loop around, exit status out."""
 
 import asyncio
-import contextlib
 import logging
-import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -158,12 +156,8 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
     """Exit status 0 after a clean stop, 70 (EX_SOFTWARE) when the dispatcher's state cannot be trusted any more."""
     try:
         uvloop.run(main)
-    except ConfigError:
-        raise
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except* AssertionError:
+    except AssertionError:
         logging.getLogger(__name__).exception("an invariant of the dispatcher is broken; please report this")
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(70)
+        raise typer.Exit(70) from None

@@ -27,6 +27,8 @@ from pilothouse.plugins import load_plugins
 from pilothouse.policies.profiles import DEFAULT, PROFILES
 
 console = Console()
+if not console.is_terminal:  # in a file or a pipe nobody folds tables at 80 columns
+    console.width = 160
 ASK_TIMEOUT_S = 5
 
 

@@ -120,8 +120,8 @@ class Dispatcher:
 
     def _abort_all(self, endpoint: Endpoint) -> list[AnyCommand]:
         """An endpoint that stopped answering holds requests that another could serve."""
-        held = [r for r in self.requests.values() if r.endpoint == endpoint.id and r.prefilling]
-        return [Abort(r.arrived.request, endpoint.id) for r in held]
+        held = [r for r in self.requests.values() if r.endpoint == endpoint.id]
+        return [Abort(r.arrived.request, endpoint.id) for r in held if r.prefilling or not r.arrived.stream]
 
     def _load_reported(self, event: events.LoadReported) -> list[AnyCommand]:
         self.fleet.report(event)
@@ -144,9 +144,10 @@ class Dispatcher:
     def _arrived(self, event: events.Arrived) -> list[AnyCommand]:
         assert event.request not in self.requests, f"request {event.request} arrived twice"
         self.retries.arrival()
-        if self.fleet.endpoints and not self.fleet.serving(event.model) and not self.fleet.knows(event.model):
+        if not self.fleet.serving(event.model) and self.fleet.lacks(event.model):
             return [Reject(event.request, RejectReason.UNKNOWN_MODEL)]
-        if event.pinned is not None and event.pinned not in self.fleet.endpoints:
+        pinned = self.fleet.endpoints.get(event.pinned) if event.pinned is not None else None
+        if event.pinned is not None and (pinned is None or pinned.gone):
             return [Reject(event.request, RejectReason.PINNED_GONE)]
         request = self.requests[event.request] = Request(event)
         return self._route_or_wait(request, RejectReason.TOO_MANY_WAITING)
@@ -189,24 +190,27 @@ class Dispatcher:
 
     def _retry(self, request: Request) -> list[AnyCommand]:
         """Another attempt, if the request is not to blame and the fleet can bear it; a full queue costs no attempt."""
-        tired = request.attempt >= self.settings.attempts_max and not request.busy
+        tired = len(request.tried) >= self.settings.attempts_max and not request.busy
         if tired or request.deaths >= self.settings.deaths_max:
             return self._reject(request, RejectReason.RETRIES_EXHAUSTED)
-        if request.busy or self.retries.take(self.now_us):
-            return self._route_or_wait(request, RejectReason.RETRIES_EXHAUSTED)
-        return self._wait(request, RejectReason.RETRIES_EXHAUSTED)
+        request.unpaid = not request.busy and not self.retries.take(self.now_us)
+        if request.unpaid:
+            return self._wait(request, RejectReason.RETRIES_EXHAUSTED)
+        return self._route_or_wait(request, RejectReason.RETRIES_EXHAUSTED)
 
     # Time
 
     def _tick(self, event: events.Tick) -> list[AnyCommand]:
-        late = self.waiting.expired(event.at_us)
-        refused = [command for request in late for command in self._reject(request, RejectReason.NO_ENDPOINT)]
+        refused: list[AnyCommand] = []
+        for request in self.waiting.expired(event.at_us):
+            reason = RejectReason.RETRIES_EXHAUSTED if request.unpaid else RejectReason.NO_ENDPOINT
+            refused += self._reject(request, reason)
         return refused + self._drain()
 
     def _pass_time(self) -> None:
-        for request_id in self.fleet.due(self.now_us):
+        for request_id, attempt in self.fleet.due(self.now_us):
             request = self.requests.get(request_id)
-            if request:
+            if request and request.attempt == attempt:
                 self.fleet.prefilled(request, self.now_us, seen=False)
         self.index.expire(self.now_us)
 
@@ -229,6 +233,9 @@ class Dispatcher:
         """Routes whoever waits and can be routed now, first come first served."""
         routes: list[AnyCommand] = []
         for request in list(self.waiting.line.values()):
+            if request.unpaid and not self.retries.take(self.now_us):
+                continue
+            request.unpaid = False
             route = self._route(request)
             if route:
                 self.waiting.remove(request.arrived.request)
@@ -285,13 +292,15 @@ class Dispatcher:
     def _known(self, request: Request, candidates: list[Endpoint]) -> Known:
         arrived = request.arrived
         cached = self._cached_tokens(arrived, candidates)
+        reports = [self.fleet.fresh(e.report, self.now_us) for e in candidates]
         tokens = arrived.prompt_tokens
         return Known(
             self.now_us,
             candidates,
             cached,
             [tokens - c for c in cached],
-            [self.fleet.others(e, self.now_us) for e in candidates],
+            reports,
+            [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
             self.sessions.endpoint(arrived.session),
             self.turn,
             self.settings.seed,

@@ -50,7 +50,7 @@ class Fleet:
 
     stale_us: Micros = Micros(10 * SECOND)  # a report older than this says nothing
     endpoints: dict[EndpointId, Endpoint] = field(default_factory=dict)
-    releases: list[tuple[Micros, RequestId]] = field(default_factory=list)  # heap: estimated ends of unseen prefills
+    releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
 
     def see(self, seen: EndpointSeen) -> Endpoint:
@@ -75,8 +75,10 @@ class Fleet:
         """Membership, health or models changed: the per-model lists are built anew on demand."""
         self._serving.clear()
 
-    def knows(self, model: str) -> bool:
-        return any(model in e.models and not e.gone for e in self.endpoints.values())
+    def lacks(self, model: str) -> bool:
+        """There are endpoints, and none of them lists the model, up or not."""
+        there = [e for e in self.endpoints.values() if not e.gone]
+        return bool(there) and not any(model in e.models for e in there)
 
     def serving(self, model: str) -> list[Endpoint]:
         """Endpoints that list the model and are up, in registration order."""
@@ -93,11 +95,9 @@ class Fleet:
             endpoint.report = report
             endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
 
-    def others(self, endpoint: Endpoint, now_us: Micros) -> int:
-        """Requests on the engine that did not come from us; 0 when the report is too old to be trusted."""
-        if endpoint.report is None or now_us - endpoint.report.at_us > self.stale_us:
-            return 0
-        return endpoint.others
+    def fresh(self, report: LoadReported | None, now_us: Micros) -> LoadReported | None:
+        """The report, unless it is too old to be trusted."""
+        return report if report is not None and now_us - report.at_us <= self.stale_us else None
 
     # The ledger
 
@@ -109,7 +109,7 @@ class Fleet:
         request.ahead_tokens = endpoint.prefill_tokens
         if not request.arrived.stream and endpoint.prefill_rate > 0:
             end_us = now_us + int(endpoint.prefill_tokens / endpoint.prefill_rate)
-            heappush(self.releases, (Micros(end_us), request.arrived.request))
+            heappush(self.releases, (Micros(end_us), request.arrived.request, request.attempt))
 
     def prefilled(self, request: Request, now_us: Micros, *, seen: bool) -> None:
         """The prefill is over: `seen` by its first token (then its speed is learned), or by estimate."""
@@ -134,11 +134,12 @@ class Fleet:
         self._forget_if_idle(endpoint)
         return endpoint
 
-    def due(self, now_us: Micros) -> list[RequestId]:
-        """Requests whose unseen prefill should be over by now."""
+    def due(self, now_us: Micros) -> list[tuple[RequestId, int]]:
+        """Requests, and which attempt of theirs, whose unseen prefill should be over by now."""
         ready = []
         while self.releases and self.releases[0][0] <= now_us:
-            ready.append(heappop(self.releases)[1])
+            _, request, attempt = heappop(self.releases)
+            ready.append((request, attempt))
         return ready
 
     def _endpoint_of(self, request: Request) -> Endpoint | None:

@@ -42,7 +42,7 @@ class Health:
             self._eject(endpoint, now_us)
 
     def probed(self, endpoint: Endpoint, ok: bool, now_us: Micros) -> bool:
-        """Takes the outcome of an active check. True if it ejected the endpoint just now."""
+        """Takes the outcome of an active check. True if the checks say just now that it does not answer."""
         if ok:
             endpoint.probe_failures = 0
             if endpoint.ejected and now_us >= endpoint.retry_at_us:
@@ -50,10 +50,10 @@ class Health:
                 self._fleet.changed()
             return False
         endpoint.probe_failures += 1
-        if endpoint.ejected or endpoint.probe_failures < self._settings.probe_failures_max:
+        if endpoint.probe_failures < self._settings.probe_failures_max:
             return False
         self._eject(endpoint, now_us)
-        return True
+        return endpoint.probe_failures == self._settings.probe_failures_max
 
     def _eject(self, endpoint: Endpoint, now_us: Micros) -> None:
         if endpoint.ejected:

@@ -7,14 +7,13 @@ may know is in `Known`, so any profile can be judged on the same state as any ot
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from random import Random
 from typing import Generic, TypeVar
 
 import msgspec
 
-from pilothouse.core.events import Arrived
+from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
-from pilothouse.core.random_stream import stream
+from pilothouse.core.random_stream import Random, stream
 from pilothouse.core.units import EndpointId, Micros
 
 
@@ -26,6 +25,7 @@ class Known:
     endpoints: list[Endpoint]
     cached_tokens: list[int]  # of this prompt, expected in each endpoint's KV cache
     uncached_tokens: list[int]  # the rest: prefill work the request brings there
+    reports: list[LoadReported | None]  # each engine's last load report; None when there is none or it is stale
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
     session_endpoint: EndpointId | None  # where this conversation was served last
     turn: int  # decisions made so far: rotates ties
@@ -39,6 +39,7 @@ class Known:
             [self.endpoints[i] for i in pick],
             [self.cached_tokens[i] for i in pick],
             [self.uncached_tokens[i] for i in pick],
+            [self.reports[i] for i in pick],
             [self.others[i] for i in pick],
             self.session_endpoint,
             self.turn,

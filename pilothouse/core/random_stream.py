@@ -3,6 +3,8 @@
 from hashlib import blake2b
 from random import Random
 
+__all__ = ["Random", "stream"]
+
 
 def stream(seed: int, name: str) -> Random:
     """A generator of its own for each name: a new draw in one place does not shift another."""

@@ -16,6 +16,7 @@ class Request:
     tried: list[EndpointId] = field(default_factory=list)  # endpoints that failed it
     deaths: int = 0  # engines that closed the connection on it before a byte: it may be what kills them
     busy: bool = False  # the last attempt ended at a full queue
+    unpaid: bool = False  # it waits for the retry budget, whatever endpoints there are
     uncached_tokens: int = 0  # charged to the endpoint's prefill until the first token
     ahead_tokens: int = 0  # prefill queued there when it was routed, its own included
     prefilling: bool = False  # that charge is still held

@@ -21,7 +21,7 @@ class DispatcherState(msgspec.Struct, frozen=True):
     turn: int
     policy_failures: int
     endpoints: list[Endpoint]
-    releases: list[tuple[Micros, RequestId]]
+    releases: list[tuple[Micros, RequestId, int]]
     requests: list[Request]
     waiting: list[RequestId]
     sessions: list[tuple[int, EndpointId]]

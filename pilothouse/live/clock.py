@@ -1,6 +1,6 @@
 """The only file that reads a clock: time enters the program here and is data everywhere else."""
 
-from time import monotonic_ns
+from time import monotonic_ns, time
 
 from pilothouse.core.units import Micros
 
@@ -13,3 +13,7 @@ class Clock:
     def now_us(self) -> Micros:
         """Microseconds since an unspecified start; never goes back."""
         return monotonic_ns() // 1000  # type: ignore[return-value]  # a call of Micros() would cost as much again
+
+    def wall_s(self) -> float:
+        """Seconds since 1970, for people and logs."""
+        return time()

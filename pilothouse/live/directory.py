@@ -11,16 +11,13 @@ import msgspec
 
 from pilothouse.core.errors import ConfigError, UpstreamError
 from pilothouse.live.inspect import EngineClient
-from pilothouse.live.models import ServedModel
+from pilothouse.live.models import ServedModel, dialect_of
 from pilothouse.live.tokens.describe import Limits, ModelTokens, Prompt
-from pilothouse.live.tokens.dialect import Dialect, Own
 from pilothouse.live.tokens.inexact import Inexact
 
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 5.0
-BLOCK_TOKENS = 64  # where the engine does not tell its block size
-ALGORITHMS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
 
 
 class TokenStatus(msgspec.Struct, frozen=True):
@@ -132,7 +129,7 @@ class Directory:
     def _build(self, model: ServedModel) -> ModelTokens:
         folder = model.tokenizer or model.root
         limits = Limits(self._cache_bytes // 2, self._cache_bytes // 2)
-        dialect = _dialect(model)
+        dialect = dialect_of(model)
         try:
             if folder is not None:
                 return ModelTokens(Path(folder), dialect, self._asker(model), limits=limits, pool=self._pool)
@@ -178,12 +175,3 @@ class Asker:
 
     async def __call__(self, path: str, body: bytes) -> bytes:
         return await self._directory.ask(self._model, self._key, path, body)
-
-
-def _dialect(model: ServedModel) -> Dialect:
-    size = model.block_size or BLOCK_TOKENS
-    if model.hash_algorithm in ALGORITHMS:
-        return msgspec.convert(
-            {"algorithm": model.hash_algorithm, "block_size": size, "seed": model.hash_seed}, Dialect
-        )
-    return Own(block_size=size)

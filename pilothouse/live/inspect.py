@@ -1,12 +1,13 @@
 """Asking an engine what it is: its models, its KV cache, where it publishes KV events, and how busy it is."""
 
-from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from pilothouse.core.errors import UpstreamError
+from pilothouse.wire.kv_events import KvEventError, Source, parse_sources
 
 ANSWER_BYTES_MAX = 8 << 20
 
@@ -70,14 +71,6 @@ class Models(msgspec.Struct, frozen=True):
     data: list[Listed]
 
 
-class KvSource(msgspec.Struct, frozen=True):
-    """One rank's publisher of KV events, as the engine describes it."""
-
-    endpoint: str
-    replay_endpoint: str | None = None
-    topic: str = ""
-
-
 def parse_metrics(text: str, engine: str) -> Metrics:
     """Reads the few families needed out of an engine's metrics text. Raises ValueError if it is not metrics."""
     names = NAMES[engine]
@@ -105,13 +98,6 @@ def parse_metrics(text: str, engine: str) -> Metrics:
         hash_algorithm=config.get("prefix_caching_hash_algo", ""),
         prefix_caching=config.get("enable_prefix_caching", "True") == "True",
     )
-
-
-def parse_kv_sources(body: bytes) -> Iterator[KvSource]:
-    """vLLM's /kv_event_sources: publishers by data-parallel rank; nothing if events are off."""
-    for _, source in sorted(msgspec.json.decode(body, type=dict[str, KvSource | None]).items()):
-        if source is not None:
-            yield source
 
 
 class EngineClient:
@@ -144,11 +130,11 @@ class EngineClient:
         except msgspec.DecodeError as error:
             raise UpstreamError(self._url, f"/v1/models cannot be read: {error}") from error
 
-    async def kv_sources(self) -> list[KvSource]:
+    async def kv_sources(self) -> list[Source]:
         """Empty when the engine has no such route or publishes nothing."""
         try:
-            return list(parse_kv_sources(await self.get("/kv_event_sources")))
-        except (UpstreamError, msgspec.DecodeError):
+            return parse_sources(await self.get("/kv_event_sources"), urlsplit(self._url).hostname or "")
+        except (UpstreamError, KvEventError):
             return []
 
     async def get(self, path: str) -> bytes:

@@ -15,17 +15,16 @@ One feed is one data-parallel rank. An engine with several needs one endpoint id
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
-import msgspec
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from pilothouse.core.events import BlocksCleared, BlocksRemoved, BlocksStored
-from pilothouse.core.units import BlockKey, EndpointId, Micros
+from pilothouse.core.units import EndpointId, Micros
 from pilothouse.live.block_names import BlockNames
+from pilothouse.live.clock import Clock
+from pilothouse.live.kv_status import DEFAULTS, Counts, FeedSettings, FeedStatus
 from pilothouse.live.supervise import supervised
 from pilothouse.wire.kv_events import (
     AllBlocksCleared,
@@ -42,54 +41,6 @@ from pilothouse.wire.kv_events import (
 KvReport = BlocksStored | BlocksRemoved | BlocksCleared
 
 
-class Clock(Protocol):
-    """`live.clock.Clock`, or a test's."""
-
-    def now_us(self) -> Micros: ...
-
-
-class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of one feed."""
-
-    messages_max: int = 256  # queued by ZeroMQ when the loop is late; what does not fit is a gap, and repaired
-    message_bytes_max: int = 4 << 20  # a larger frame ends the connection; a step of 64k new tokens has 0.4 MB
-    reconnect_ms: int = 100
-    reconnect_ms_max: int = 5000
-    replay_timeout_s: float = 2.0  # between two replies; engines look at the replay socket every 0.1 s
-    blocks_max: int = 1_000_000  # mapped names remembered
-
-
-class FeedStatus(msgspec.Struct, frozen=True):
-    """What a dashboard or the doctor needs to see degraded knowledge. Counts are totals since the feed began."""
-
-    endpoint: EndpointId
-    mode: Literal["silent", "unchecked", "direct", "mapped"]  # silent: no event yet
-    connected: bool
-    events: int
-    blocks: int  # stored and removed
-    gaps: int
-    repaired: int  # gaps filled from the ring without loss
-    resets: int  # times all knowledge was cleared
-    malformed: int  # messages that could not be read
-    skipped: int  # events of unknown type
-    unnamed: int  # blocks that could not be given a key of the pool
-    last_event_us: Micros | None
-    note: str  # what went wrong last; empty if nothing did
-
-
-@dataclass(slots=True)
-class Counts:
-    """The feed's tallies."""
-
-    events: int = 0
-    blocks: int = 0
-    gaps: int = 0
-    repaired: int = 0
-    resets: int = 0
-    malformed: int = 0
-    skipped: int = 0
-
-
 class KvFeed:
     """Follows one source; `run` lasts until its task is cancelled."""
 
@@ -101,7 +52,7 @@ class KvFeed:
         emit: Callable[[KvReport], None],
         clock: Clock,
         context: zmq.asyncio.Context,
-        settings: FeedSettings = FeedSettings(),
+        settings: FeedSettings = DEFAULTS,
     ) -> None:
         self.endpoint, self.source, self.names, self.settings = endpoint, source, names, settings
         self._emit, self._clock, self._context = emit, clock, context

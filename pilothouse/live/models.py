@@ -2,6 +2,11 @@
 
 import msgspec
 
+from pilothouse.live.tokens.dialect import Dialect, Own
+
+BLOCK_TOKENS = 64  # where the engine does not tell its block size
+ALGORITHMS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
+
 
 class ServedModel(msgspec.Struct, frozen=True):
     """One name that clients may ask for, and how its prompts are described."""
@@ -27,3 +32,14 @@ def merged(listings: list[list[ServedModel]]) -> dict[str, ServedModel]:
             urls = (first.urls if first else ()) + model.urls
             found[model.name] = msgspec.structs.replace(first or model, urls=urls)
     return dict(sorted(found.items()))
+
+
+def dialect_of(model: ServedModel) -> Dialect:
+    """How the gateway names the model's KV blocks: as its engines do, or by names of our own where that is impossible."""
+    size = model.block_size or BLOCK_TOKENS
+    if model.hash_algorithm in ALGORITHMS:
+        stated = {"algorithm": model.hash_algorithm, "block_size": size, "seed": model.hash_seed}
+        dialect = msgspec.convert(stated, Dialect)
+        if dialect.reproducible:
+            return dialect
+    return Own(block_size=size)

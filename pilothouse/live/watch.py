@@ -10,16 +10,19 @@ import logging
 from collections.abc import Callable
 
 import msgspec
+import zmq.asyncio
 
 from pilothouse.config.schema import Config, Engine, Pool
 from pilothouse.core.errors import UpstreamError
 from pilothouse.core.events import AnyEvent, BlocksCleared, EndpointGone, EndpointSeen, LoadReported, Probed
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.live.clock import Clock
-from pilothouse.live.inspect import EngineClient, KvSource, Metrics
-from pilothouse.live.kv_events import KvEventFeed
-from pilothouse.live.models import ServedModel
+from pilothouse.live.block_names import BlockNames
+from pilothouse.live.inspect import EngineClient, Metrics
+from pilothouse.live.kv_events import KvFeed
+from pilothouse.live.models import ServedModel, dialect_of
 from pilothouse.live.supervise import supervised
+from pilothouse.wire.kv_events import Source
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Watch:
     ) -> None:
         self.id = EndpointId(engine.name or engine.url.removeprefix("http://"))
         self.observed = Observed(self.id, engine.url, pool.name)
-        self.feed: KvEventFeed | None = None
+        self.feed: KvFeed | None = None
         self._engine, self._pool, self._config, self._client = engine, pool, config, client
         self._clock, self._post, self._listed = clock, post, listed
         self._seen: EndpointSeen | None = None
@@ -147,11 +150,11 @@ class Watch:
         self._listed(self.id, served)
         self.observed.models, self.observed.exact = names, exact
         if source is not None and self.feed is None and served:
-            self._start_feed(source, served[0])
+            self._start_feed(source, served)
 
-    async def _kv_source(self) -> KvSource | None:
+    async def _kv_source(self) -> Source | None:
         if self._engine.kv_events:
-            return KvSource(self._engine.kv_events, self._engine.kv_replay)
+            return Source(self._engine.kv_events, self._engine.kv_replay)
         sources = await self._client.kv_sources()
         if len(sources) > 1:
             self.observed.note = f"{len(sources)} data-parallel ranks behind one address: KV blocks are assumed, not exact"
@@ -163,7 +166,7 @@ class Watch:
         if self.feed is None or self._metrics is None or self._silent:
             return
         computed = metrics.computed_tokens - self._metrics.computed_tokens
-        is_silent = self.feed.status.events == 0 and computed > SILENT_BLOCKS * max(1, metrics.block_size)
+        is_silent = self.feed.status().events == 0 and computed > SILENT_BLOCKS * max(1, metrics.block_size)
         self._silent_scrapes = self._silent_scrapes + 1 if is_silent else 0
         if self._silent_scrapes >= 2 and self._seen is not None:
             self._silent, self.observed.exact = True, False
@@ -177,11 +180,11 @@ class Watch:
         if self.feed is not None:
             self.feed.restarted()
 
-    def _start_feed(self, source: KvSource, model: ServedModel) -> None:
-        self.feed = KvEventFeed(self.id, source, model, self._post, self._clock)
-        self._feed_task = asyncio.create_task(
-            supervised(f"kv_events/{self.id}", self.feed.run), name=f"kv_events/{self.id}"
-        )
+    def _start_feed(self, source: Source, served: list[ServedModel]) -> None:
+        adapters = {model.name: model.root or "" for model in served if model.parent}
+        names = BlockNames(dialect_of(served[0]), adapters)
+        self.feed = KvFeed(self.id, source, names, self._post, self._clock, zmq.asyncio.Context.instance())
+        self._feed_task = asyncio.create_task(self.feed.run(), name=f"kv_events/{self.id}")
 
     async def _stop_feed(self) -> None:
         if self._feed_task is not None:

@@ -8,7 +8,7 @@ from pilothouse.core.policy import Filter, Known, filters
 class KvHeadroom(Filter, frozen=True):
     """Leaves out endpoints whose KV cache is nearly all in use by running requests, unless that leaves nobody.
 
-    Signal: last load report (scraped, as old as the receipt says). An endpoint without a report stays.
+    Signal: last load report (scraped); an endpoint without one, or with a stale one, stays.
     """
 
     used_ratio_max: float = 0.95  # of the KV space, 0..1
@@ -18,7 +18,7 @@ class KvHeadroom(Filter, frozen=True):
             raise ValueError("used_ratio_max must be above 0 and at most 1")
 
     def keep(self, arrived: Arrived, known: Known) -> list[bool]:
-        keep = [e.report is None or e.report.kv_used_ratio <= self.used_ratio_max for e in known.endpoints]
+        keep = [r is None or r.kv_used_ratio <= self.used_ratio_max for r in known.reports]
         return keep if any(keep) else [True] * len(keep)
 
 

@@ -23,8 +23,8 @@ class CacheAndLoad(Scorer, frozen=True):
     step_tokens: int = 16  # fixed cost of any prefill [tokens], so that load counts for a fully cached prompt too
 
     def __post_init__(self) -> None:
-        if self.decode_slowdown < 0:
-            raise ValueError("decode_slowdown must not be negative")
+        if not 0 <= self.decode_slowdown < 1e6:  # also refuses what is not a number
+            raise ValueError("decode_slowdown must be at least 0 and below a million")
         if self.step_tokens < 1:
             raise ValueError("step_tokens must be at least 1")
 
@@ -64,7 +64,7 @@ class LeastRequests(Scorer, frozen=True):
 class QueueDepth(Scorer, frozen=True):
     """1 for an empty engine queue, falling linearly to 0 at `requests_max` waiting requests.
 
-    Signal: last load report (scraped, as old as the receipt says); an endpoint without one scores 0.5.
+    Signal: last load report (scraped); an endpoint without one, or with a stale one, scores 0.5.
     """
 
     requests_max: int = 128  # waiting requests at which the score is 0
@@ -74,17 +74,15 @@ class QueueDepth(Scorer, frozen=True):
             raise ValueError("requests_max must be at least 1")
 
     def score(self, arrived: Arrived, known: Known) -> list[float]:
-        reports = [e.report for e in known.endpoints]
-        return [0.5 if r is None else max(0.0, 1 - r.waiting / self.requests_max) for r in reports]
+        return [0.5 if r is None else max(0.0, 1 - r.waiting / self.requests_max) for r in known.reports]
 
 
 @scorers.register("kv_free")
 class KvFree(Scorer, frozen=True):
-    """The share of KV space not in use by running requests. Signal: last load report; without one, 0.5."""
+    """The share of KV space not in use by running requests. Signal: last load report; without a fresh one, 0.5."""
 
     def score(self, arrived: Arrived, known: Known) -> list[float]:
-        reports = [e.report for e in known.endpoints]
-        return [0.5 if r is None else min(1.0, max(0.0, 1 - r.kv_used_ratio)) for r in reports]
+        return [0.5 if r is None else min(1.0, max(0.0, 1 - r.kv_used_ratio)) for r in known.reports]
 
 
 @scorers.register("session")

@@ -136,7 +136,7 @@ def _endpoints(picker: Picker) -> list[EndpointStatus]:
                 observed.error,
                 observed.models,
                 "unknown" if endpoint is None else "exact" if observed.exact else "assumed",
-                msgspec.to_builtins(watch.feed.status) if watch.feed else None,
+                msgspec.to_builtins(watch.feed.status()) if watch.feed else None,
                 endpoint.seen.kv_blocks if endpoint else 0,
                 endpoint.seen.block_size if endpoint else 0,
                 endpoint.in_flight if endpoint else 0,

@@ -11,7 +11,7 @@ from pilothouse.live.tokens.inexact import Inexact
 AskEngine = Callable[[str, bytes], Awaitable[bytes]]  # path and body in, body out; UpstreamError for any other status
 _RENDERED = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
 _TRY_AGAIN_AFTER = 64  # asks: an engine that does not render may be replaced by one that does
-_FAILURES = (UpstreamError, OSError, TimeoutError, msgspec.DecodeError)
+_FAILURES = (UpstreamError, OSError, TimeoutError, msgspec.DecodeError, UnicodeEncodeError)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -95,6 +95,8 @@ def _as_tokenize(route: str, body: dict[str, Any]) -> dict[str, Any]:
     for name in ("tools", "add_generation_prompt", "continue_final_message"):
         if body.get(name) is not None:
             same[name] = body[name]
+    if route != "/v1/chat/completions":
+        same.setdefault("add_generation_prompt", False)  # the default of routes that generate nothing
     options = dict(body.get("chat_template_kwargs") or {})
     effort = body.get("reasoning_effort")
     if effort is not None:

@@ -1,5 +1,6 @@
 """The text of a request in the order of the conversation, for when nothing is known of its tokens."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -15,7 +16,14 @@ def text_of(body: dict[str, Any]) -> bytes:
         if isinstance(value, str):
             pieces.append(value.encode("utf-8", "surrogatepass"))
         elif isinstance(value, list):
-            pieces += [msgspec.json.encode(item) for item in value]
+            pieces += map(_encoded, value)
         elif value is not None:
-            pieces.append(msgspec.json.encode(value))
+            pieces.append(_encoded(value))
     return b"\n".join(pieces)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # half a surrogate pair, which the standard library writes as an escape
+        return json.dumps(value).encode()

@@ -50,6 +50,7 @@ class Wanted(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+_CHAT = "/v1/chat/completions"
 _COMPLETION_MAX_TOKENS = 16  # the engine's default; it only matters where truncation leaves room for output
 
 
@@ -71,7 +72,7 @@ def read_request(route: str, body: dict[str, Any], template: ChatTemplate, setti
         chat |= {"truncate_prompt_tokens": limit, "max_tokens": body.get("max_output_tokens")}
         return _chat(chat, template, settings, default_special=True, typed=False, renames=False)
     if isinstance(body.get("messages"), list):
-        return _chat(body, template, settings, default_special=False, renames=route != "/tokenize", route=route)
+        return _chat(body, template, settings, default_special=False, renames=route == _CHAT, route=route)
     default = _COMPLETION_MAX_TOKENS if route == "/v1/completions" else 0
     prompt, note = _first_prompt(body.get("prompt", body.get("input")))
     cut = _cut(body, settings, body.get("max_tokens") or default)
@@ -86,7 +87,7 @@ def _chat(
     default_special: bool,
     typed: bool = True,
     renames: bool = True,
-    route: str = "",
+    route: str = _CHAT,
 ) -> Wanted:
     tools = tool_definitions(body.get("tools"), may_be_empty=not typed or route == "/tokenize")
     if settings.drop_tools_when_none and body.get("tool_choice") == "none":
@@ -110,14 +111,14 @@ def _options(body: dict[str, Any], settings: EngineSettings, route: str) -> dict
     if own is not None and not isinstance(own, dict):
         raise Inexact("chat_template_kwargs is not an object")
     options: dict[str, Any] = dict(own or {})
-    if route != "/tokenize":
+    if route == _CHAT:
         effort = body.get("reasoning_effort")
         if effort is not None and "enable_thinking" not in options:
             options["enable_thinking"] = effort != "none"
         for name in ("documents", "reasoning_effort"):
             if body.get(name) is not None:
                 options[name] = body[name]
-    options["add_generation_prompt"] = _flag(body, "add_generation_prompt", True)
+    options["add_generation_prompt"] = _flag(body, "add_generation_prompt", route in (_CHAT, "/tokenize"))
     options["continue_final_message"] = _flag(body, "continue_final_message", False)
     # Null and "auto" mean unset to the engine, wherever they come from.
     set_by_client = {name: value for name, value in options.items() if value is not None and value != "auto"}

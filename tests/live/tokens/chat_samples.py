@@ -40,10 +40,10 @@ class Samples:
         return "".join(self.random.choices(TEXTS, k=self.random.randrange(2, 6)))
 
     def parts(self, kind: str = "text") -> list[dict[str, Any]]:
-        parts = [{"type": kind, "text": self.text()} for _ in range(self.random.randrange(1, 4))]
+        parts: list[dict[str, Any]] = [{"type": kind, "text": self.text()} for _ in range(self.random.randrange(1, 4))]
         if kind == "text" and self.random.random() < 0.3:
-            parts[0] = {"cache_control": {"type": "ephemeral"}, "text": parts[0]["text"], "type": "text", "zeta": 1}  # type: ignore[dict-item]
-        return parts  # type: ignore[return-value]
+            parts[0] = {"cache_control": {"type": "ephemeral"}, "text": parts[0]["text"], "type": "text", "zeta": 1}
+        return parts
 
     def content(self) -> Any:
         return self.parts() if self.random.random() < 0.3 else self.text()
@@ -136,7 +136,9 @@ class Samples:
                 body["messages"].append({"role": "system", "content": self.random.choice([self.text(), self.blocks()])})
             use = {"type": "tool_use", "id": "t1", "name": "look", "input": {"b": 1, "a": self.text()}}
             thinking = {"type": "thinking", "thinking": self.text(), "signature": "s"}
-            reply = self.random.choice([[use], [thinking, use], [*self.blocks(), use], self.blocks(), [thinking]])
+            reply: list[dict[str, Any]] = self.random.choice(
+                [[use], [thinking, use], [*self.blocks(), use], self.blocks(), [thinking]]
+            )
             body["messages"].append({"role": "assistant", "content": reply})
             if use in reply:
                 result = self.random.choice([self.text(), self.blocks(), [{"type": "text", "text": "r"}]])

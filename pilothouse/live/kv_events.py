@@ -291,3 +291,4 @@ def _monitored(socket: zmq.asyncio.Socket) -> Iterator[zmq.asyncio.Socket]:
         yield monitor
     finally:
         socket.disable_monitor()
+        monitor.close(linger=0)

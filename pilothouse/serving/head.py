@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pilothouse.core.errors import ClientError
+from pilothouse.serving.routes import EXACT
 from pilothouse.serving.settings import FrontSettings
 
 CONTENT_LENGTH_DIGITS_MAX = 15
@@ -29,6 +30,8 @@ _ONCE = frozenset(
 )
 _NAMES_MAX = 4096
 _names: dict[bytes, bytes] = {n: n for n in _ONCE}  # spelling seen -> lower case; a memo, its content changes no result
+_hosts: set[bytes] = set()  # good ones seen; a memo as well
+_targets = {path.encode(): path for path in EXACT}  # known to be plain
 
 
 @dataclass(slots=True)
@@ -83,8 +86,9 @@ def check_incomplete(raw: bytes, settings: FrontSettings) -> None:
     """Refuses at once what cannot become a good head, rather than waiting for its end."""
     if raw[:1].translate(None, _TOKEN_BYTES):
         raise _bad("this is not HTTP/1.1")
-    if raw.count(b"\n") != raw.count(b"\r\n"):
-        raise _bad("bare LF in the request head")
+    lines = raw.count(b"\r\n")
+    if raw.count(b"\n") != lines or raw.count(b"\r") - raw.endswith(b"\r") != lines:
+        raise _bad("bare CR or LF in the request head")
     if len(raw) > settings.head_bytes_max:
         raise ClientError("the request head is too large", status=431, code="headers_too_large")
     if b"\r\n" not in raw and len(raw) > settings.target_bytes_max + 32:
@@ -108,6 +112,9 @@ def _request_line(line: bytes, settings: FrontSettings) -> tuple[str, str, str, 
         if not method or method.translate(None, _TOKEN_BYTES):
             raise _bad("malformed method")
         raise ClientError("unknown method", status=501, code="not_implemented")
+    known = _targets.get(target)
+    if known is not None:
+        return _METHODS[method], known, "", _VERSIONS[version]
     path, _, query = target.partition(b"?")
     if not _PATH.fullmatch(path) and not (_MODEL_PATH.fullmatch(path) and method != b"POST"):
         raise _bad("the request target is not a plain path")
@@ -147,8 +154,11 @@ def _check_host(fields: dict[bytes, bytes], minor: int) -> None:
     if host is None:
         if minor == 1:
             raise _bad("missing host header")
-    elif not _HOST.fullmatch(host):
-        raise _bad("malformed host header")
+    elif host not in _hosts:
+        if not _HOST.fullmatch(host):
+            raise _bad("malformed host header")
+        if len(_hosts) < _NAMES_MAX:
+            _hosts.add(host)
 
 
 def _keep_alive(fields: dict[bytes, bytes], minor: int) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import uvloop
@@ -101,17 +102,23 @@ class World:
             self.settings, steering=self.steering, directory=self.directory, clock=Clock(), observe=self.records.append
         )
         self.port = 0
+        self._clients: list[Client] = []
 
     async def __aenter__(self) -> "World":
         self.port = await self.door.start("127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
         await self.door.drain(0)
+        await asyncio.gather(*(client.closed() for client in self._clients))
 
     async def client(self) -> "Client":
         """A fresh connection to the front door."""
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._clients.append(client)
+        return client
 
     async def ask(self, raw: bytes) -> "Reply":
         """One request on a connection of its own."""
@@ -141,6 +148,11 @@ class Client:
 
     def close(self) -> None:
         self.writer.close()
+
+    async def closed(self) -> None:
+        """Waits until the socket is released."""
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
 
     async def reply(self, *, bodiless: bool = False) -> Reply:
         """The next answer; `whole` is false if it was cut."""

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pilothouse.live.tokens.inexact import Inexact
+from pilothouse.live.tokens.inexact import Inexact, object_in
 from pilothouse.live.tokens.messages import function_definition
 from pilothouse.live.tokens.template import Message
 
@@ -27,8 +27,11 @@ def to_chat(body: dict[str, Any], merge_inline_system: bool, effort_when_disable
         if body.get(name) is not None:
             chat[name] = body[name]
     _add_effort(chat, body, effort_when_disabled)
-    if body.get("tools") is not None:
-        chat["tools"] = [_tool(tool) for tool in body["tools"]]
+    tools = body.get("tools")
+    if tools is not None:
+        if not isinstance(tools, list):
+            raise Inexact("tools is not a list of tools")
+        chat["tools"] = [_tool(tool) for tool in tools]
     return chat
 
 
@@ -58,6 +61,12 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     if not all(isinstance(block.get("text"), str | None) for block in content):
         raise Inexact("text block without text")
     return content
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Inexact("text block without text")
+    return value
 
 
 def _convert(message: Message, messages: list[Message], merge_inline_system: bool) -> None:
@@ -90,7 +99,7 @@ def _convert_blocks(blocks: list[dict[str, Any]], role: str, chat: Message, mess
                 parts.append({"type": "text", "text": block["text"]})
         elif kind == "thinking":
             if block.get("thinking") is not None:
-                thoughts.append(block["thinking"])
+                thoughts.append(_text(block["thinking"]))
         elif kind == "tool_use":
             calls.append(_call(block))
         elif kind == "tool_result" and role == "user":
@@ -123,7 +132,7 @@ def _results(block: dict[str, Any]) -> list[Message]:
     for item in content if isinstance(content, list) else []:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "text":
-            texts.append(item.get("text", ""))
+            texts.append(_text(item.get("text", "")))
         elif kind == "image":
             raise Inexact("content part is not text")
         elif kind == "tool_reference" and (name := item.get("tool_name") or item.get("name")):
@@ -135,7 +144,7 @@ def _results(block: dict[str, Any]) -> list[Message]:
 
 def _add_effort(chat: dict[str, Any], body: dict[str, Any], effort_when_disabled: str) -> None:
     """How hard to think, which the engine passes to the template."""
-    output, thinking = body.get("output_config") or {}, body.get("thinking") or {}
+    output, thinking = object_in(body, "output_config"), object_in(body, "thinking")
     if output.get("effort") is not None:
         chat["reasoning_effort"] = output["effort"]
     if thinking.get("type") == "disabled":

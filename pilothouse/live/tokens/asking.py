@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.core.errors import UpstreamError
-from pilothouse.live.tokens.inexact import Inexact
+from pilothouse.live.tokens.inexact import Inexact, object_in
 
 AskEngine = Callable[[str, bytes], Awaitable[bytes]]  # path and body in, body out; UpstreamError for any other status
 _RENDERED = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
@@ -97,7 +97,7 @@ def _as_tokenize(route: str, body: dict[str, Any]) -> dict[str, Any]:
             same[name] = body[name]
     if route != "/v1/chat/completions":
         same.setdefault("add_generation_prompt", False)  # the default of routes that generate nothing
-    options = dict(body.get("chat_template_kwargs") or {})
+    options = dict(object_in(body, "chat_template_kwargs"))
     effort = body.get("reasoning_effort")
     if effort is not None:
         options.setdefault("enable_thinking", effort != "none")

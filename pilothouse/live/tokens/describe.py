@@ -210,7 +210,8 @@ class ModelTokens:
 
 def _scope(body: dict[str, Any], lora: tuple[str, str] | None) -> Scope:
     salt = body.get("cache_salt")
-    return Scope(lora, salt if isinstance(salt, str) else None)
+    # The engine refuses half a surrogate pair in a salt; here it must only not break.
+    return Scope(lora, salt.encode("utf-8", "backslashreplace").decode() if isinstance(salt, str) else None)
 
 
 _AWKWARD = " Zoë's  naïve cafe\u0301\t\n\n  \u4f60\u597d, 12345 \U0001f469\u200d\U0001f680 don't\u00a0STOP </s> <|im_end|>\r\n x"

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.live.tokens import anthropic, responses
-from pilothouse.live.tokens.inexact import Inexact
+from pilothouse.live.tokens.inexact import Inexact, object_in
 from pilothouse.live.tokens.messages import conversation, tool_definitions
 from pilothouse.live.tokens.template import ChatTemplate, Message, refuse_client_template
 
@@ -107,10 +107,7 @@ def _chat(
 
 def _options(body: dict[str, Any], settings: EngineSettings, route: str) -> dict[str, Any]:
     """The engine's merge of its defaults, the client's chat_template_kwargs and the fields of the body."""
-    own = body.get("chat_template_kwargs")
-    if own is not None and not isinstance(own, dict):
-        raise Inexact("chat_template_kwargs is not an object")
-    options: dict[str, Any] = dict(own or {})
+    options = dict(object_in(body, "chat_template_kwargs"))
     if route == _CHAT:
         effort = body.get("reasoning_effort")
         if effort is not None and "enable_thinking" not in options:
@@ -168,7 +165,7 @@ def _cut(body: dict[str, Any], settings: EngineSettings, max_output: int) -> Cut
 
 def _effort_when_disabled(body: dict[str, Any], template: ChatTemplate, settings: EngineSettings) -> str:
     """The engine tries what the template makes of effort "none": where it is ignored or rejected it says "low"."""
-    if (body.get("thinking") or {}).get("type") != "disabled":
+    if object_in(body, "thinking").get("type") != "disabled":
         return "none"
 
     def probe(effort: str) -> str | None:

@@ -7,7 +7,7 @@ message where the field is still free, and starts another where it is not.
 import json
 from typing import Any
 
-from pilothouse.live.tokens.inexact import Inexact
+from pilothouse.live.tokens.inexact import Inexact, object_in
 from pilothouse.live.tokens.messages import function_definition
 from pilothouse.live.tokens.template import Message
 
@@ -38,7 +38,7 @@ def to_chat(body: dict[str, Any]) -> dict[str, Any]:
     for name in ("chat_template_kwargs", "cache_salt", "kv_transfer_params"):
         if body.get(name) is not None:
             chat[name] = body[name]
-    effort = (body.get("reasoning") or {}).get("effort")
+    effort = object_in(body, "reasoning").get("effort")
     if effort is not None:
         chat["reasoning_effort"] = effort
     if body.get("tools"):

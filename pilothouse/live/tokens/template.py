@@ -70,7 +70,11 @@ class ChatTemplate:
         """What the template for such a request expects as content."""
         source = self.source(with_tools)
         if source not in self._formats:
-            self._formats[source] = content_format(self._environment.parse(source))
+            try:
+                tree = self._environment.parse(source)
+            except jinja2.TemplateError:
+                raise Inexact("chat template does not compile") from None
+            self._formats[source] = content_format(tree)
         return self._formats[source]
 
     def render(self, messages: list[Message], tools: list[dict[str, Any]] | None, options: dict[str, Any]) -> str:

@@ -1,11 +1,15 @@
 """The face: the fast path answers from memory, the slow path falls back in order, and both agree."""
 
 import asyncio
+import copy
 import json
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from chat_samples import Samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from token_variants import VARIANTS, write_model
@@ -16,6 +20,7 @@ from pilothouse.live.tokens.dialect import Dialect, Own
 from pilothouse.live.tokens.inexact import Inexact
 
 CHAT = "/v1/chat/completions"
+ROUTES = {"chat": CHAT, "completion": "/v1/completions", "anthropic": "/v1/messages", "response": "/v1/responses"}
 SMALL = Dialect("sha256_cbor", 4)
 
 
@@ -147,3 +152,46 @@ def test_a_different_engine_is_not_trusted(model: Path) -> None:
     assert tokens.mode == "engine"
     with pytest.raises(Inexact):
         asyncio.run(ModelTokens(model, SMALL).check())
+
+
+FIELDS = [
+    *("thinking", "output_config", "reasoning", "tools", "system", "instructions", "documents", "truncation", "input"),
+    *(
+        "chat_template_kwargs",
+        "kv_transfer_params",
+        "truncation_side",
+        "truncate_prompt_tokens",
+        "max_tokens",
+        "prompt",
+    ),
+    *("cache_salt", "add_special_tokens", "continue_final_message", "reasoning_effort", "max_completion_tokens"),
+]
+
+
+def spoiled(value: Any, random: Random) -> Any:
+    """The same JSON with one place, at any depth, replaced by something else."""
+    if isinstance(value, dict | list) and value and random.random() < 0.8:
+        copied = copy.copy(value)
+        place = random.choice(list(copied)) if isinstance(copied, dict) else random.randrange(len(copied))
+        copied[place] = spoiled(copied[place], random)
+        return copied
+    return random.choice(
+        [None, 5, -1, 1e300, True, "x", [], {}, [None], [[5]], {"type": 5}, [{"type": "text"}], "\ud83d"]
+    )
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32), st.sampled_from(["chat", "completion", "anthropic", "response"]), st.booleans())
+def test_no_body_is_too_strange(model: Path, seed: int, kind: str, engine: bool) -> None:
+    """Whatever a client sends gets a description or a refusal; the engine judges the rest."""
+    samples = Samples(seed)
+    body = getattr(samples, kind)()
+    for _ in range(samples.random.randrange(1, 4)):
+        body = spoiled(body, samples.random)
+    if not isinstance(body, dict):
+        return
+    if samples.random.random() < 0.5:
+        body[samples.random.choice(FIELDS)] = spoiled(None, samples.random)
+    tokens = ModelTokens(model, SMALL, Engine().ask if engine else None)
+    with suppress(ClientError):
+        assert slowly(tokens, ROUTES[kind], body).mode in ("exact", "text")

@@ -82,8 +82,10 @@ def _with_bytes(tokenizer: Tokenizer) -> Tokenizer:
 def metaspace_first() -> Tokenizer:
     """Byte fallback, and a metaspace before the first stretch only: the one family that cares about being first."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # splits, only to train in reasonable time
+    tokenizer = _with_bytes(_trained(tokenizer, ["<unk>", "<s>", "</s>", *SPECIAL]))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    return _with_bytes(_trained(tokenizer, ["<unk>", "<s>", "</s>", *SPECIAL]))
+    return tokenizer
 
 
 def metaspace_always() -> Tokenizer:

@@ -59,9 +59,7 @@ async def serve(port: int, urls: list[str]) -> None:
         nonlocal records
         records += 1
 
-    door = FrontDoor(
-        FrontSettings(), steering=RoundRobin(urls), directory=OneModel(), clock=Clock(), observe=observe
-    )
+    door = FrontDoor(FrontSettings(), steering=RoundRobin(urls), directory=OneModel(), clock=Clock(), observe=observe)
     await door.start("127.0.0.1", port)
     await asyncio.Event().wait()
 

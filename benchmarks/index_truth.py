@@ -14,6 +14,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -36,6 +37,7 @@ class Outcome:
     predicted: int
     actual: int
     prompt: int
+    request: str
 
 
 def prompts(count: int, luck: random.Random) -> list[list[dict[str, str]]]:
@@ -64,11 +66,12 @@ async def ask(session: aiohttp.ClientSession, url: str, chat: list[dict[str, str
         raw = await answer.text()
         assert answer.status == 200, raw
         predicted = int(answer.headers["x-pilothouse-cached-tokens"])
-        endpoint = answer.headers["x-pilothouse-endpoint"]
+        endpoint, request = answer.headers["x-pilothouse-endpoint"], answer.headers["x-request-id"]
     if stream:
         raw = next(line[6:] for line in raw.splitlines() if line.startswith("data: {") and '"prompt_tokens"' in line)
     usage = json.loads(raw)["usage"]
-    return Outcome(phase, endpoint, predicted, usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"])
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return Outcome(phase, endpoint, predicted, cached, usage["prompt_tokens"], request)
 
 
 async def run_phase(
@@ -113,9 +116,10 @@ def main() -> None:
             outcomes = asyncio.run(run_phase(gateway, parts[0], 1, "one at a time", luck))
             outcomes += asyncio.run(run_phase(gateway, parts[1], many, f"{many} at once", luck))
             say("  killing replica-1 and starting it again ...")
+            resets = feed(gateway)["resets"]
             engines[1].kill()
             rig.restart(engines[1]).wait_ready()
-            gateway.wait_until(lambda: followed_again(gateway), 30, "does not follow the restarted engine")
+            gateway.wait_until(lambda: followed_again(gateway, resets), 30, "does not follow the restarted engine")
             outcomes += asyncio.run(run_phase(gateway, parts[2], 1, "restarted, one at a time", luck))
             outcomes += asyncio.run(run_phase(gateway, parts[3], many, f"restarted, {many} at once", luck))
             gateway.stop()
@@ -131,9 +135,14 @@ def removals(gateway: Gateway) -> Iterator[BlocksRemoved]:
                 yield entry.event
 
 
-def followed_again(gateway: Gateway) -> bool:
-    endpoint = gateway.status()["endpoints"][1]
-    return bool(endpoint["state"] == "up" and endpoint["kv_feed"]["connected"])
+def feed(gateway: Gateway) -> dict[str, Any]:
+    return dict(gateway.status()["endpoints"][1]["kv_feed"])
+
+
+def followed_again(gateway: Gateway, resets: int) -> bool:
+    """The gateway has noticed the restart and hears the new process."""
+    now = feed(gateway)
+    return bool(now["connected"] and now["resets"] > resets and gateway.status()["endpoints"][1]["state"] == "up")
 
 
 def report(outcomes: list[Outcome], evicted: int, as_json: bool) -> None:
@@ -153,9 +162,8 @@ def report(outcomes: list[Outcome], evicted: int, as_json: bool) -> None:
     for o in [o for o in outcomes if o.predicted != o.actual][:10]:
         say(f"  differs: {o}")
     figures |= {"requests": len(outcomes), "evicted_blocks": evicted}
-    drift = figures["exact_ratio_one_at_a_time"] - figures["exact_ratio_restarted_one_at_a_time"]
-    figures["drift_after_restart"] = drift
-    finish(figures, {"exact_ratio_all": (">=", 0.99), "drift_after_restart": ("<=", 0.0), "requests": (">=", 200), "evicted_blocks": (">=", BLOCKS)}, as_json)
+    restarted = "exact_ratio_restarted_one_at_a_time"  # a drift would show here: nothing overtakes a prediction
+    finish(figures, {"exact_ratio_all": (">=", 0.99), restarted: (">=", 0.99), "requests": (">=", 200), "evicted_blocks": (">=", BLOCKS)}, as_json)
 
 
 if __name__ == "__main__":

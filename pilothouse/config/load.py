@@ -1,127 +1,126 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
-from difflib import get_close_matches
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from collections.abc import Hashable
+from typing import Any
+from urllib.parse import urlsplit
 
-import msgspec
 import yaml
-from msgspec.structs import fields
 
-from pilothouse.config.schema import Config
+from pilothouse.config.convert import convert
+from pilothouse.config.policy import profile
+from pilothouse.config.schema import Config, Settings
 from pilothouse.config.values import Duration, Size
 from pilothouse.core.errors import ConfigError, Problem
 
-T = TypeVar("T", bound=msgspec.Struct)
+MAY_BE_ZERO = {"timeouts.waiting", "timeouts.drain", "limits.token_cache"}  # zero turns the thing off
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without code, and without a field given twice, of which plain YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load(text: str, source: str = "config") -> Config:
     """Reads YAML. Raises ConfigError with every problem found; `source` names the file in it."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a date or number that is none; depth
         raise ConfigError([Problem(source, f"is not YAML: {' '.join(str(error).split())}")]) from None
     return from_data({} if data is None else data, source)
 
 
 def from_data(data: object, source: str = "config") -> Config:
-    """As `load`, from what YAML would give."""
+    """As `load`, from what YAML would give. Rules between fields are looked at once every field is right by itself."""
     problems: list[Problem] = []
     config = convert(Config, data, "", problems)
-    if isinstance(config, Config):
-        problems += _rules(config)
+    if isinstance(data, dict) and "policy" in data:
+        problems += _policy(data["policy"])
+    if config is not None:
+        problems += [*_zeros(config, ""), *_addresses(config), *_pools(config), *_order(config)]
     if problems or config is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
     return config
 
 
-def convert(kind: type[T], data: object, where: str, problems: list[Problem]) -> T | None:
-    """`data` as the struct `kind`; None if anything is wrong, with the reasons added to `problems`."""
-    if not isinstance(data, dict):
-        problems.append(Problem(where or "top level", f"must be a mapping, not {_said(data)}"))
-        return None
-    known = {field.encode_name: field for field in fields(kind)}
-    before = len(problems)
-    for name in data:
-        if name not in known:
-            near = get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            problems.append(Problem(_join(where, name), f"unknown field, {hint}"))
-    values: dict[str, Any] = {}
-    for name, field in known.items():
-        if name in data:
-            values[field.name] = _value(field.type, data[name], _join(where, name), problems)
-        elif field.required:
-            problems.append(Problem(_join(where, name), "is required"))
-    if len(problems) > before:
-        return None
+def _policy(policy: object) -> list[Problem]:
     try:
-        return kind(**values)
-    except (ValueError, TypeError) as error:  # a rule in __post_init__
-        problems.append(Problem(where, str(error)))
-        return None
+        profile(policy)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
-def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
-    inner, parts = _strip(kind), get_args(_strip(kind))
-    if get_origin(inner) in (Union, UnionType):
-        if data is None:
-            return None
-        inner = next(part for part in parts if part is not type(None))
-    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-        return convert(inner, data, where, problems)
-    if get_origin(inner) is list and isinstance(data, list):
-        values = [_value(get_args(inner)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)]
-        if not data and kind is not inner:
-            return _leaf(kind, values, where, problems)
-        return values
-    return _leaf(kind, data, where, problems)
+def _zeros(section: Settings, where: str) -> list[Problem]:
+    """A duration or size of zero is a loop without a pause, or a thing that never fits."""
+    problems = []
+    for name in section.__struct_fields__:
+        value, path = getattr(section, name), f"{where}{name}"
+        if isinstance(value, Settings):
+            problems += _zeros(value, f"{path}.")
+        elif isinstance(value, list):
+            inner = ((i, item) for i, item in enumerate(value) if isinstance(item, Settings))
+            problems += [problem for i, item in inner for problem in _zeros(item, f"{path}[{i}].")]
+        elif isinstance(value, Duration | Size) and value == 0 and path not in MAY_BE_ZERO:
+            problems.append(Problem(path, "must be more than 0"))
+    return problems
 
 
-def _leaf(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
-    try:
-        bare = _strip(kind)
-        if bare in (Duration, Size):
-            return bare.parse(data)
-        return msgspec.convert(data, kind)
-    except (msgspec.ValidationError, ValueError) as error:
-        problems.append(Problem(where, str(error)))
-        return None
-
-
-def _strip(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
-
-
-def _rules(config: Config) -> list[Problem]:
-    """What no single field can know."""
+def _addresses(config: Config) -> list[Problem]:
     problems = []
     for where, address in (("listen", config.listen), ("control", config.control)):
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
+        if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
             problems.append(Problem(where, f"{address!r} is not host:port"))
     if config.listen == config.control and not config.listen.endswith(":0"):
         problems.append(Problem("control", "must differ from `listen`"))
+    return problems
+
+
+def _pools(config: Config) -> list[Problem]:
+    problems = []
+    pools: dict[str, str] = {}
     names: dict[str, str] = {}
     for i, pool in enumerate(config.pools):
+        if pool.name in pools:
+            problems.append(Problem(f"pools[{i}].name", f"{pool.name!r} is there already, as {pools[pool.name]}"))
+        pools.setdefault(pool.name, f"pools[{i}]")
         if not pool.endpoints and pool.dns is None:
             problems.append(Problem(f"pools[{i}]", "has no engines: give `endpoints` or `dns`"))
         if pool.endpoints and pool.dns is not None:
             problems.append(Problem(f"pools[{i}]", "give `endpoints` or `dns`, not both"))
         for j, engine in enumerate(pool.endpoints):
             where = f"pools[{i}].endpoints[{j}]"
-            if not engine.url.startswith("http://") or not engine.url[7:]:
+            if not _is_base_url(engine.url):
                 problems.append(Problem(f"{where}.url", f"{engine.url!r} is not http://host:port"))
-            name = engine.name or engine.url
+            name = engine.name or engine.url.removeprefix("http://")
             if name in names:
                 problems.append(Problem(where, f"{name} is there already, as {names[name]}"))
-            names[name] = where
+            names.setdefault(name, where)
     return problems
 
 
-def _join(where: str, name: object) -> str:
-    return f"{where}.{name}" if where else str(name)
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        bare = bool(parts.hostname) and parts.port != 0 and "@" not in url and not any(map(str.isspace, url))
+        return bare and url == f"http://{parts.netloc}"
+    except ValueError:  # a port that is none, or brackets that are not closed
+        return False
 
 
-def _said(data: object) -> str:
-    return "nothing" if data is None else type(data).__name__
+def _order(config: Config) -> list[Problem]:
+    """Of two settings, one must not exceed the other."""
+    problems = []
+    if config.health.backoff > config.health.backoff_max:
+        problems.append(Problem("health.backoff", "must not exceed `health.backoff_max`"))
+    if config.journal.segment > config.journal.bytes_max:
+        problems.append(Problem("journal.segment", "must not exceed `journal.bytes_max`"))
+    return problems

@@ -1,16 +1,19 @@
 """The `policy` setting to a routing profile: a shipped one by name, or one spelled out."""
 
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
-from pilothouse.config.load import convert
+from pilothouse.config.convert import convert
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.policy import Policy, Registry, filters, pickers, scorers
 from pilothouse.core.selection import Named, Profile
 from pilothouse.policies.profiles import PROFILES
 
 NAME = "custom"
+WEIGHT_MAX = 1e6  # far beyond any use; the weighted sum then stays finite
+FIELDS = ("name", "filters", "scorers", "picker")
 
 
 def profile(policy: object) -> Profile:
@@ -24,7 +27,9 @@ def profile(policy: object) -> Profile:
 
 def _named(name: str, problems: list[Problem]) -> Profile | None:
     if name not in PROFILES:
-        problems.append(Problem("policy", f"unknown policy {name!r}, known: {', '.join(sorted(PROFILES))}"))
+        near = get_close_matches(name, PROFILES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(PROFILES))}"
+        problems.append(Problem("policy", f"unknown policy {name!r}, {hint}"))
     return PROFILES.get(name)
 
 
@@ -32,8 +37,9 @@ def _spelled(data: object, problems: list[Problem]) -> Profile | None:
     if not isinstance(data, dict):
         problems.append(Problem("policy", "must be a name or a mapping with filters, scorers and picker"))
         return None
-    for key in data.keys() - {"filters", "scorers", "picker", "name"}:
-        problems.append(Problem(f"policy.{key}", "unknown field, known: name, filters, scorers, picker"))
+    for key in data:
+        if key not in FIELDS:
+            problems.append(Problem(f"policy.{key}", f"unknown field, known: {', '.join(FIELDS)}"))
     chosen = []
     for i, item in enumerate(_list(data, "filters", problems)):
         built = _plugin(filters, item, f"policy.filters[{i}]", problems)
@@ -43,8 +49,9 @@ def _spelled(data: object, problems: list[Problem]) -> Profile | None:
     for i, item in enumerate(_list(data, "scorers", problems)):
         where = f"policy.scorers[{i}]"
         weight = item.get("weight", 1.0) if isinstance(item, dict) else 1.0
-        if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-            problems.append(Problem(f"{where}.weight", "must be a number of at least 0"))
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= WEIGHT_MAX:
+            problems.append(Problem(f"{where}.weight", f"must be a number from 0 to {WEIGHT_MAX:g}"))
+            weight = 1.0
         rest = {k: v for k, v in item.items() if k != "weight"} if isinstance(item, dict) else item
         scorer = _plugin(scorers, rest, where, problems)
         if scorer:

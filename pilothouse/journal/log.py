@@ -57,7 +57,7 @@ class Writer:
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
-        self._written = 0
+        self._written = 0  # bytes of entries in the current segment; its snapshot does not count, it may be larger
         self._run = uuid4().hex
         self.begun = False  # a segment of this run exists
         try:
@@ -79,9 +79,10 @@ class Writer:
         self.begun = True
         path = self._directory / f"{self._index:08d}{SUFFIX}"
         self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-        self._written = 0
         self._frame(self._encoder.encode(Header(MAGIC, VERSION, self._run, self._index, self._settings, self._policy)))
         self._frame(snapshot)
+        self.flush()
+        self._written = 0
         self._forget_oldest()
 
     def append(self, event: AnyEvent, commands: list[AnyCommand]) -> None:
@@ -117,16 +118,22 @@ class Writer:
 
 
 def segments(path: Path) -> list[Path]:
-    """The segment files of a journal, oldest first; `path` may also be one segment. Raises JournalError if none."""
+    """The segment files of a journal, oldest first, perhaps none; `path` may also be one segment."""
     return [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
 
 
-def read(path: Path) -> Segment:
-    """Opens one segment. Raises JournalError when it is not one, or of another version."""
+def read(path: Path) -> Segment | None:
+    """Opens one segment; None if it was cut off, as by a kill, before its header was complete.
+
+    Raises JournalError when it is not one, or of another version.
+    """
     frames = _frames(path)
     try:
-        header = msgspec.msgpack.decode(next(frames), type=Header)
-    except (StopIteration, msgspec.DecodeError) as error:
+        first = next(frames, None)
+        if first is None:
+            return None
+        header = msgspec.msgpack.decode(first, type=Header)
+    except msgspec.MsgspecError as error:
         raise JournalError(f"{path}: is not a Pilothouse journal") from error
     if header.magic != MAGIC or header.version != VERSION:
         raise JournalError(f"{path}: is a journal of version {header.version}, this program reads version {VERSION}")
@@ -138,17 +145,21 @@ def _entries(path: Path, frames: Iterator[bytes]) -> Iterator[Entry]:
     for number, frame in enumerate(frames):
         try:
             yield decoder.decode(frame)
-        except msgspec.DecodeError as error:
+        except msgspec.MsgspecError as error:
             raise JournalError(f"{path}: entry {number} is damaged: {error}") from error
 
 
 def _frames(path: Path) -> Iterator[bytes]:
     """A last frame that was cut off, as by a kill, ends the segment without complaint."""
-    with open(path, "rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from error
+    with file:
         while len(prefix := file.read(4)) == 4:
             length = int.from_bytes(prefix, "big")
             if length > FRAME_MAX:
-                raise JournalError(f"{path}: damaged near byte {file.tell()}")
+                raise JournalError(f"{path}: is not a Pilothouse journal, or damaged near byte {file.tell()}")
             frame = file.read(length)
             if len(frame) < length:
                 return

@@ -56,17 +56,14 @@ def routes(path: Path, make: MakeDispatcher) -> Iterator[Route]:
 def _replayed(
     path: Path, make: MakeDispatcher
 ) -> Iterator[tuple[Path, int, AnyEvent, list[AnyCommand], list[AnyCommand]]]:
-    """Segment by segment; while they follow each other, one dispatcher runs through them all."""
+    """Each segment from its own snapshot, so that a lost or damaged one does not make the next ones differ."""
     paths = segments(path)
     if not paths:
         raise JournalError(f"{path}: holds no journal")
-    dispatcher: Dispatcher | None = None
-    last: Header | None = None
     for segment_path in paths:
         segment = read(segment_path)
-        follows = last is not None and (last.run, last.index + 1) == (segment.header.run, segment.header.index)
-        if dispatcher is None or not follows:
-            dispatcher = make(segment.header, segment.snapshot)
-        last = segment.header
+        if segment is None:
+            continue
+        dispatcher = make(segment.header, segment.snapshot)
         for number, entry in enumerate(segment.entries):
             yield segment_path, number, entry.event, entry.commands, dispatcher.handle(entry.event)

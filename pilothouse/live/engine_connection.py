@@ -74,7 +74,9 @@ class EngineConnection(asyncio.Protocol):
         self._sent_us = self._heard_us = 0  # request sent; last byte received, or when it became idle
         self._parser = httptools.HttpResponseParser(self)
         self._begun = self._headed = self._reported = self._complete = False  # how far the answer has come
-        self._keep = self._until_close = self._surplus = False  # usable afterwards; ends with the connection; bytes too many
+        self._keep = self._until_close = self._surplus = (
+            False  # usable afterwards; ends with the connection; bytes too many
+        )
         self._fields: Fields = []
         self._length: int | None = None
         self._body = b""  # body bytes of the current read
@@ -257,7 +259,9 @@ class EngineConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _start_answer(self) -> None:
-        self._begun = self._headed = self._reported = self._complete = self._keep = self._until_close = self._surplus = False
+        self._begun = self._headed = self._reported = self._complete = self._keep = self._until_close = (
+            self._surplus
+        ) = False
         self._fields, self._length, self._body, self._garbage = [], None, b"", None
         self._status = self._head_bytes = 0
 

@@ -38,6 +38,7 @@ from pilothouse.wire.kv_events import (
     tier_of,
 )
 
+RETRY_S = 1.0  # ZeroMQ schedules its reconnect at once after a loss; after a protocol error it never does
 KvReport = BlocksStored | BlocksRemoved | BlocksCleared
 
 
@@ -116,8 +117,15 @@ class KvFeed:
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         """A connection, the first one too, may lead to a process that knows nothing of what we know."""
+        ended = False
         while True:
-            event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            try:
+                async with asyncio.timeout(RETRY_S if ended else None):
+                    event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            except TimeoutError:
+                self._note = "the subscription was broken off: a frame too large, or not ZeroMQ"
+                raise ConnectionError(self._note) from None
+            ended = event == zmq.EVENT_DISCONNECTED
             self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             if self._connected and self.source.replay_endpoint is not None:
                 async with self._turn:
@@ -211,7 +219,8 @@ class KvFeed:
             await dealer.send_multipart([b"", start.to_bytes(8, "big")])
             while True:
                 try:
-                    frames = await asyncio.wait_for(dealer.recv_multipart(), self.settings.replay_timeout_s)
+                    async with asyncio.timeout(self.settings.replay_timeout_s):  # wait_for can swallow a cancellation
+                        frames = await dealer.recv_multipart()
                     message = parse_message(frames)
                 except TimeoutError:
                     self._note = "the replay socket did not answer in time"
@@ -286,7 +295,8 @@ class KvFeed:
 @contextmanager
 def _monitored(socket: zmq.asyncio.Socket) -> Iterator[zmq.asyncio.Socket]:
     """A socket that tells when the other one connects and disconnects."""
-    monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+    events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+    monitor = socket.get_monitor_socket(events)
     try:
         yield monitor
     finally:

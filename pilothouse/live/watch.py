@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 INSPECT_EVERY = 10  # scrapes between two looks at the model list: adapters come and go
 SILENT_BLOCKS = 8  # blocks computed without one event, in two scrapes running: the feed does not work
-IDLE_FACTOR = 5  # an engine without requests is scraped this much less often
+IDLE_FACTOR = 3  # an engine without requests is scraped this much less often
 
 
 class Observed(msgspec.Struct):
@@ -176,9 +176,9 @@ class Watch:
             self._post(self._seen)
 
     def _forget_blocks(self) -> None:
-        self._post(BlocksCleared(self._now(), self.id))
-        if self.feed is not None:
-            self.feed.restarted()
+        """A new process holds nothing. A feed that works has noticed by its own connection, and may know more already."""
+        if self.feed is None or self._silent:
+            self._post(BlocksCleared(self._now(), self.id))
 
     def _start_feed(self, source: Source, served: list[ServedModel]) -> None:
         adapters = {model.name: model.root or "" for model in served if model.parent}

@@ -7,7 +7,6 @@ since a close and a half-close look alike from here; `serve_half_closed` chooses
 """
 
 import asyncio
-from enum import IntEnum
 
 from pilothouse.core.errors import ClientError
 from pilothouse.live.timers import NEVER
@@ -19,22 +18,21 @@ from pilothouse.serving.headers import own_head
 from pilothouse.serving.local import LocalAnswer, answer_locally
 from pilothouse.serving.plane import Plane
 from pilothouse.serving.record import Record
-from pilothouse.serving.routes import Api, Path, path_of
+from pilothouse.serving.routes import Api, Kind, Path, path_of
 from pilothouse.serving.status import Refusal
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JSON = b"application/json"
+STEERED = Kind.STEERED
 
 
-class Phase(IntEnum):
-    """What the connection is waiting for."""
-
-    HEAD = 0  # a request head, perhaps none
-    BODY = 1  # the rest of a body of known length
-    CHUNKS = 2  # the rest of a chunked body
-    BUSY = 3  # the answer to a request
-    LINGER = 4  # the client to read our last words
-    CLOSED = 5
+# What a connection is waiting for. Plain integers: looking up a member of an enumeration costs as much as a header.
+HEAD = 0  # a request head, perhaps none
+BODY = 1  # the rest of a body of known length
+CHUNKS = 2  # the rest of a chunked body
+BUSY = 3  # the answer to a request
+LINGER = 4  # the client to read our last words
+CLOSED = 5
 
 
 class ClientConnection(asyncio.Protocol):
@@ -47,7 +45,7 @@ class ClientConnection(asyncio.Protocol):
         self._plane, self._settings = plane, plane.settings
         self._now_us = plane.clock.now_us
         self._transport: asyncio.Transport
-        self._phase = Phase.HEAD
+        self._phase = HEAD
         self._held = b""  # an unfinished head, or bytes read ahead of the answer
         self._head: Head | None = None
         self._path: Path | None = None
@@ -82,12 +80,12 @@ class ClientConnection(asyncio.Protocol):
     def done(self, keep: bool) -> None:
         """The exchange is over: next request, or the end."""
         self._exchange = None
-        if self._phase is not Phase.BUSY:
+        if self._phase != BUSY:
             return
         if not (keep and self.may_keep_alive):
             self._end()
             return
-        self._phase, self._since_us = Phase.HEAD, self._now_us()
+        self._phase, self._since_us = HEAD, self._now_us()
         self._plane.timers.watch(self, self._since_us + self._settings.idle_timeout_us)
         self._resume_reading()
         if self._held and not self._advancing:
@@ -102,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Closes if idle; otherwise after the answer."""
-        if self._phase is Phase.HEAD and not self._begun:
+        if self._phase == HEAD and not self._begun:
             self._close()
 
     def abort(self) -> None:
@@ -129,22 +127,22 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes the next bytes, wherever they are cut."""
         phase = self._phase
-        if phase is Phase.HEAD:
+        if phase == HEAD:
             if self._held:
                 data, self._held = self._held + data, b""
             self._advance(data)
-        elif phase is Phase.BUSY:
+        elif phase == BUSY:
             self._hold(data)
-        elif phase is Phase.LINGER:
+        elif phase == LINGER:
             self._lingered += len(data)
             if self._lingered > self._settings.linger_bytes_max:
                 self._close()
-        elif phase is not Phase.CLOSED:
+        elif phase != CLOSED:
             self._advance(data)
 
     def eof_received(self) -> bool:
         """The client sends no more: it has gone, or says so at least."""
-        if self._phase is Phase.BUSY and self._settings.serve_half_closed:
+        if self._phase == BUSY and self._settings.serve_half_closed:
             self._half_closed = True
             return True
         if self._exchange is not None:
@@ -155,7 +153,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tells whoever is concerned."""
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._plane.connections.pop(self, None)
         self._uncount()
         exchange, self._exchange = self._exchange, None
@@ -175,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
         self.is_write_paused = False
         if self._exchange is not None:
             self._exchange.resume()
-        elif self._phase is Phase.HEAD and self._held and not self._advancing:
+        elif self._phase == HEAD and self._held and not self._advancing:
             self._resume_reading()
             data, self._held = self._held, b""
             self._advance(data)
@@ -185,9 +183,9 @@ class ClientConnection(asyncio.Protocol):
         at_us = self._due_us() if self in self._plane.connections else 0
         if now_us < at_us or at_us == 0:
             return at_us
-        if self.is_write_paused or self._phase in (Phase.LINGER, Phase.BUSY, Phase.CLOSED):
+        if self.is_write_paused or self._phase in (LINGER, BUSY, CLOSED):
             self._transport.abort()
-        elif self._phase is Phase.HEAD and not self._begun:
+        elif self._phase == HEAD and not self._begun:
             self._close()
             return self._due_us()
         else:
@@ -201,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
         self._advancing = True
         try:
             while data or self._held:
-                if self._phase is Phase.HEAD:
+                if self._phase == HEAD:
                     if self._held:
                         data, self._held = self._held + data, b""
                     if self.is_write_paused:  # answers to what was pipelined are piling up
@@ -209,12 +207,12 @@ class ClientConnection(asyncio.Protocol):
                         self._pause_reading()
                         break
                     rest = self._take_head(data)
-                elif self._phase is Phase.BODY:
+                elif self._phase == BODY:
                     rest = self._take_body(data)
-                elif self._phase is Phase.CHUNKS:
+                elif self._phase == CHUNKS:
                     rest = self._take_chunks(data)
                 else:
-                    if data and self._phase is Phase.BUSY:
+                    if data and self._phase == BUSY:
                         self._hold(data)
                     break
                 if rest is None:
@@ -229,7 +227,7 @@ class ClientConnection(asyncio.Protocol):
             self._advancing = False
 
     def _take_head(self, data: bytes) -> bytes | None:
-        settings = self._settings
+        plane, settings = self._plane, self._settings
         end = data.find(b"\r\n\r\n", 0, settings.head_bytes_max + 4)
         if end < 0:
             check_incomplete(data, settings)
@@ -243,7 +241,8 @@ class ClientConnection(asyncio.Protocol):
         self._head = head = parse_head(data[:end], settings)
         self._path = path = path_of(head.path, settings.grants)
         rest = data[end + 4 :]
-        local = answer_locally(self._plane, head, path)
+        plain = path.kind is STEERED and head.method in path.methods and plane.keys.admit(head.fields)
+        local = None if plain else answer_locally(plane, head, path)
         if local is not None:
             return self._answer(head, path, local, rest)
         if head.length > settings.body_bytes_max:
@@ -257,9 +256,9 @@ class ClientConnection(asyncio.Protocol):
         self._plane.timers.watch(self, self._since_us + settings.body_timeout_us)
         self._count(head.length if not head.chunked else settings.body_bytes_max // 64)
         if head.chunked:
-            self._chunks, self._phase = ChunkedBody(settings.body_bytes_max), Phase.CHUNKS
+            self._chunks, self._phase = ChunkedBody(settings.body_bytes_max), CHUNKS
         else:
-            self._body, self._phase = bytearray(), Phase.BODY
+            self._body, self._phase = bytearray(), BODY
         return rest
 
     def _take_body(self, data: bytes) -> bytes | None:
@@ -288,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
     def _start(self, body: bytes) -> None:
         assert self._head is not None and self._path is not None
         self._uncount()
-        self._phase = Phase.BUSY
+        self._phase = BUSY
         self._exchange = Exchange(self._plane, self, self._head, self._path, body)
         self._exchange.begin()
 
@@ -366,30 +365,30 @@ class ClientConnection(asyncio.Protocol):
     def _linger(self) -> None:
         if self._transport.is_closing():
             return
-        self._phase, self._held, self._since_us = Phase.LINGER, b"", self._now_us()
+        self._phase, self._held, self._since_us = LINGER, b"", self._now_us()
         self._resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._plane.timers.watch(self, self._since_us + self._settings.linger_us)
 
     def _close(self) -> None:
-        self._phase, self._since_us = Phase.CLOSED, self._now_us()
+        self._phase, self._since_us = CLOSED, self._now_us()
         self._transport.close()
         if self._transport.get_write_buffer_size():  # closed when the client has read it, if ever
             self._plane.timers.watch(self, self._since_us + self._settings.stall_timeout_us)
 
     def _due_us(self) -> int:
         settings = self._settings
-        if self._phase is Phase.CLOSED:
+        if self._phase == CLOSED:
             return self._since_us + settings.stall_timeout_us
         if self.is_write_paused:
             return self._stalled_us + settings.stall_timeout_us
-        if self._phase is Phase.HEAD:
+        if self._phase == HEAD:
             fresh = self._begun or self._head is None
             return self._since_us + (settings.head_timeout_us if fresh else settings.idle_timeout_us)
-        if self._phase in (Phase.BODY, Phase.CHUNKS):
+        if self._phase in (BODY, CHUNKS):
             return min(self._heard_us + settings.body_timeout_us, self._since_us + settings.body_total_timeout_us)
-        return self._since_us + settings.linger_us if self._phase is Phase.LINGER else 0
+        return self._since_us + settings.linger_us if self._phase == LINGER else 0
 
     def _observe(
         self, request: str, head: Head | None, path: Path | None, status: int, outcome: str, code: str

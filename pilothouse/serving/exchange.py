@@ -34,39 +34,34 @@ USAGE_TAIL_BYTES = 65_536  # of a unary answer, searched for its counts
 RESPONSE_ID_BYTES = 4_096  # of the first body bytes, searched for the id of a stored response
 _BUCKETS = len(ITL_BOUNDS_US) + 1
 _NO_BODY = Inspected(b"", {}, None, False, None, None, None)
+OTHER, RESPONSES, STORED = Api.OTHER, Api.RESPONSES, Kind.STORED  # members are slow to look up
 _MODEL_REQUIRED = frozenset([Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.MESSAGES])
 
 
 class Exchange:
     """Between one client connection and whatever engine answers. Made when the request is complete."""
 
-    __slots__ = (
-        "_answer", "_arrived", "_at_us", "_attempts", "_body", "_bytes_in", "_bytes_out", "_carrier", "_chunks", "_client",
-        "_content_type", "_ended", "_expected", "_first_us", "_head", "_heard_us", "_itl", "_model", "_opened", "_path",
-        "_pinned", "_plane", "_prompt", "_request", "_route", "_session", "_shown", "_sse", "_status", "_stream", "_tail",
-        "_task", "_usage",
-    )  # fmt: skip
+    # Values that most requests never change are the class's: forty assignments a request would be felt.
+    _arrived = _opened = _ended = _stream = _sse = False
+    _carrier: Carrier | None = None
+    _task: asyncio.Task[None] | None = None
+    _prompt: Prompt | None = None
+    _route: Route | None = None
+    _pinned: str | None = None
+    _answer: AnswerWriter | None = None
+    _content_type: bytes | None = None
+    _usage: StreamUsage | None = None
+    _model, _session, _expected = "", 0, 0
+    _attempts = _status = _chunks = _bytes_out = _first_us = _heard_us = 0
+    _itl: list[int] = []  # noqa: RUF012 - replaced, never changed in place
+    _tail = b""
 
     def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
         self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
+        self._api, self._bytes_in = path.api, len(body)
         self._at_us: int = plane.clock.now_us()
         self._shown, request = plane.ids.of(head.fields.get(b"x-request-id"))
-        self._request = RequestId(request)
-        self._arrived = self._opened = self._ended = self._stream = self._sse = False
-        self._carrier: Carrier | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._prompt: Prompt | None = None
-        self._route: Route | None = None
-        self._pinned: str | None = None
-        self._answer: AnswerWriter | None = None
-        self._content_type: bytes | None = None
-        self._model, self._session, self._expected = "", 0, 0
-        self._attempts = self._status = self._chunks = self._bytes_out = 0
-        self._bytes_in = len(body)
-        self._first_us = self._heard_us = 0
-        self._itl: list[int] = []
-        self._tail = b""
-        self._usage: StreamUsage | None = None
+        self._request: RequestId = request  # type: ignore[assignment]  # a call saved
 
     # -- from the client's side
 
@@ -157,7 +152,7 @@ class Exchange:
                 self._usage.feed(data)
             else:
                 self._tail = (self._tail + data)[-USAGE_TAIL_BYTES:] if self._tail else data
-            if self._chunks == 1 and self._path.api is Api.RESPONSES:
+            if self._chunks == 1 and self._api is RESPONSES:
                 self._learn(data)
         if last:
             self._finish(now_us)
@@ -173,7 +168,7 @@ class Exchange:
             return
         if self._sse and self._answer is not None:
             whole = self._usage is None or self._usage.ends_whole()
-            self._client.write(self._answer.frame(tables.last_events(kind, self._path.api, whole), True))
+            self._client.write(self._answer.frame(tables.last_events(kind, self._api, whole), True))
             keep = self._answer.is_delimited
         else:
             keep = False
@@ -205,7 +200,7 @@ class Exchange:
 
     def _begin(self) -> None:
         found = self._inspect()
-        head, plane, api = self._head, self._plane, self._path.api
+        head, plane, api = self._head, self._plane, self._api
         model = found.model
         if model is None:
             if api in _MODEL_REQUIRED:
@@ -218,7 +213,7 @@ class Exchange:
             self._session = session_key(session.decode("latin-1"))
         elif found.session is not None:
             self._session = session_key(found.session)
-        describer = None if api is Api.OTHER else plane.directory.tokens(model)
+        describer = None if api is OTHER else plane.directory.tokens(model)
         if describer is None:
             self._arrive(None, found.output_tokens_max)
             return
@@ -243,7 +238,7 @@ class Exchange:
 
     def _inspect(self) -> Inspected:
         head, grants = self._head, self._plane.settings.grants
-        if not self._body and (self._path.api is Api.OTHER or self._path.kind is Kind.STORED):
+        if not self._body and (self._api is OTHER or self._path.kind is STORED):
             return _NO_BODY
         declared = head.fields.get(b"content-type")
         media = b"application/json" if declared is None else declared.partition(b";")[0].strip(b" \t").lower()
@@ -252,18 +247,18 @@ class Exchange:
         if media == b"application/json":
             self._content_type = b"application/json"
             return inspect_json(self._body, grants)
-        if media == b"multipart/form-data" and self._path.api is Api.OTHER:
+        if media == b"multipart/form-data" and self._api is OTHER:
             self._content_type = declared
             return inspect_form(self._body, grants)
         raise ClientError("the content type must be application/json", status=415, code="unsupported_media_type")
 
     def _pin(self, found: Inspected) -> None:
         stored = self._plane.stored
-        if self._path.kind is Kind.STORED:
+        if self._path.kind is STORED:
             self._pinned = stored.find(self._path.item)
             if self._head.method == "DELETE":
                 stored.forget(self._path.item)
-        elif found.previous_response is not None and self._path.api is Api.RESPONSES:
+        elif found.previous_response is not None and self._api is RESPONSES:
             self._pinned = stored.find(found.previous_response)
             if self._pinned is None:
                 what = f"no response with id {found.previous_response!r} is known here"
@@ -295,7 +290,7 @@ class Exchange:
         self._route, self._attempts, self._expected = route, self._attempts + 1, route.cached_tokens
         plane, head = self._plane, self._head
         pool = plane.upstream.pool(route.url)
-        target = f"{head.path}?{head.query}" if head.query and self._path.api is Api.OTHER else head.path
+        target = f"{head.path}?{head.query}" if head.query and self._api is OTHER else head.path
         start = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (head.method.encode(), target.encode(), pool.authority)
         key = plane.settings.engine_key
         if key is not None:
@@ -328,7 +323,7 @@ class Exchange:
         usage, output = Usage(), None
         if self._usage is not None:
             usage, output = self._usage.usage, self._usage.output_tokens()
-        elif self._status < 300 and self._path.api is not Api.OTHER:
+        elif self._status < 300 and self._api is not OTHER:
             usage.read(self._tail)
             output = usage.output_tokens
         event = Finished(Micros(now_us), self._request, usage.prompt_tokens, usage.cached_tokens, output)
@@ -339,7 +334,7 @@ class Exchange:
         if self._ended:
             return
         more = b"" if self._attempts < 2 else b"x-pilothouse-attempts: %d\r\n" % self._attempts
-        self._client.reply_refusal(refusal, self._path.api, self._shown, more)
+        self._client.reply_refusal(refusal, self._api, self._shown, more)
         self._end(None, "refused", refusal.status, refusal.code)
         self._client.done(True)
 
@@ -362,7 +357,7 @@ class Exchange:
                 request=self._request,
                 method=self._head.method,
                 path=self._head.path,
-                api=self._path.api,
+                api=self._api,
                 kind=self._path.kind,
                 status=status,
                 outcome=outcome,

@@ -53,10 +53,11 @@ FORBIDDEN_FIELDS: Mapping[str, str] = {
     "received_time": "forges the engine's timings",
     "stream_options_internal": "is internal",
 }
-_STEERING_NAMES = re.compile(rb'"(?:model|stream|previous_response_id)"')  # begins with one byte: searched at memory speed
+_FORBIDDEN = frozenset(FORBIDDEN_FIELDS)
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")  # a name may hide behind it; ordinary text rarely needs it
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_SESSION_FIELDS = ("prompt_cache_key", "session_id")
+_OUTPUT_LIMITS_IN_ORDER = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_OUTPUT_LIMITS = frozenset(_OUTPUT_LIMITS_IN_ORDER)
+_SESSION_FIELDS = frozenset(["prompt_cache_key", "session_id", "metadata", "previous_response_id", "user"])
 _FORM_NAME = re.compile(rb"content-disposition[^\r\n]*", re.IGNORECASE)
 _FORM_FIELD = re.compile(
     rb'form-data; ?name="([A-Za-z0-9_.\[\]-]+)"(?:; ?filename="[^"\\\r\n]*")?(?:; ?filename\*=[A-Za-z0-9%\'._-]+)?'
@@ -83,7 +84,7 @@ class Inspected:
 def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
     """Checks a JSON body; raises ClientError naming the field at fault."""
     fields = _decode(raw)
-    if not FORBIDDEN_FIELDS.keys().isdisjoint(fields):
+    if not _FORBIDDEN.isdisjoint(fields):
         refuse_forbidden(fields, grants)
     model, stream, previous = fields.get("model"), fields.get("stream"), fields.get("previous_response_id")
     if model is not None and not (isinstance(model, str) and model):
@@ -92,8 +93,7 @@ def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
         raise ClientError("stream must be true or false", param="stream", code="invalid_type")
     if previous is not None and not isinstance(previous, str):
         raise ClientError("previous_response_id must be a string", param="previous_response_id", code="invalid_type")
-    names = _STEERING_NAMES.findall(raw)
-    if len(names) != len(set(names)) or (b"\\" in raw and _ESCAPED_ASCII.search(raw)):
+    if _may_be_read_otherwise(raw, model is not None, previous is not None):
         raw = _encode(fields)
     return Inspected(raw, fields, model, stream is True, _output_tokens_max(fields), _session(fields), previous)
 
@@ -135,6 +135,22 @@ def _decode(raw: bytes) -> dict[str, object]:
     return fields
 
 
+def _may_be_read_otherwise(raw: bytes, has_model: bool, has_previous: bool) -> bool:
+    """Whether a field that chooses the engine is spelled in a way, or so often, that another parser might choose another.
+
+    `stream` needs no such care: the answer's own head says whether it is a stream.
+    """
+    first = raw.find(b'"model"')
+    if first < 0:
+        if has_model:
+            return True
+    elif raw.find(b'"model"', first + 7) >= 0:
+        return True
+    if has_previous and raw.count(b'"previous_response_id"') != 1:
+        return True
+    return b"\\" in raw and _ESCAPED_ASCII.search(raw) is not None
+
+
 def _encode(fields: dict[str, object]) -> bytes:
     try:
         return msgspec.json.encode(fields)
@@ -143,7 +159,9 @@ def _encode(fields: dict[str, object]) -> bytes:
 
 
 def _output_tokens_max(fields: dict[str, object]) -> int | None:
-    for name in _OUTPUT_LIMITS:
+    if _OUTPUT_LIMITS.isdisjoint(fields):
+        return None
+    for name in _OUTPUT_LIMITS_IN_ORDER:
         value = fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < OUTPUT_TOKENS_LIMIT:
             return value
@@ -151,9 +169,12 @@ def _output_tokens_max(fields: dict[str, object]) -> int | None:
 
 
 def _session(fields: dict[str, object]) -> str | None:
+    if _SESSION_FIELDS.isdisjoint(fields):
+        return None
     metadata = fields.get("metadata")
-    found = [fields.get(name) for name in _SESSION_FIELDS]
-    if isinstance(metadata, dict):
-        found.append(metadata.get("session_id"))
-    found += [fields.get("previous_response_id"), fields.get("user")]
+    named = metadata.get("session_id") if isinstance(metadata, dict) else None
+    found = (
+        *(fields.get("prompt_cache_key"), fields.get("session_id"), named),
+        *(fields.get("previous_response_id"), fields.get("user")),
+    )
     return next((value for value in found if isinstance(value, str) and value), None)

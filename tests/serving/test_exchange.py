@@ -39,7 +39,10 @@ def then_hang_up(raw: bytes):
 
 def test_unary_answer_passes_with_its_counts() -> None:
     async def main() -> None:
-        async with ScriptedEngine(always(ok(USAGE, "x-kv-secret: 1\r\nx-own: 2\r\n"))) as engine, World(engine.url) as world:
+        async with (
+            ScriptedEngine(always(ok(USAGE, "x-kv-secret: 1\r\nx-own: 2\r\n"))) as engine,
+            World(engine.url) as world,
+        ):
             reply = await world.ask(post(UNARY, more="x-request-id: mine\r\n"))
             assert (reply.status, reply.body) == (200, USAGE)
             assert "server" not in reply.fields and "x-kv-secret" not in reply.fields and reply.fields["x-own"] == "2"
@@ -144,7 +147,9 @@ def test_failure_before_the_first_byte_is_tried_elsewhere(raw: bytes, kind: Fail
             reply = await world.ask(post(UNARY))
             assert (reply.status, reply.fields["x-pilothouse-attempts"]) == (200, "2")
             await world.steering.until("Arrived", "Failed", "Finished")
-            assert world.steering.events[1] == Failed(world.steering.events[1].at_us, world.records[0].request, kind, False)
+            assert world.steering.events[1] == Failed(
+                world.steering.events[1].at_us, world.records[0].request, kind, False
+            )
 
     run(main())
 

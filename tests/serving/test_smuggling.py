@@ -70,7 +70,7 @@ def requests_seen(url: str) -> float:
     """Requests that a real engine has counted, of any kind and outcome, those for its metrics left out."""
     with urlopen(f"{url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    counts = re.findall(r'^http_requests_total\{([^}]*)\} ([0-9.e+]+)$', text, re.MULTILINE)
+    counts = re.findall(r"^http_requests_total\{([^}]*)\} ([0-9.e+]+)$", text, re.MULTILINE)
     assert counts or "http_requests_total" in text
     return sum(float(value) for labels, value in counts if '"/metrics"' not in labels)
 
@@ -79,7 +79,10 @@ def running(url: str) -> float:
     """Requests in the batch and in the queue of a real engine."""
     with urlopen(f"{url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return sum(float(v) for v in re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([0-9.e+]+)$", text, re.MULTILINE))
+    return sum(
+        float(v)
+        for v in re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([0-9.e+]+)$", text, re.MULTILINE)
+    )
 
 
 @pytest.fixture(scope="module")

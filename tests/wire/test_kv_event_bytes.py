@@ -36,13 +36,13 @@ MAP = {
     "kv_cache_spec_kind": "full_attention",
 }
 ARRAY = ["BlockStored", HASHES, None, [575, 3, 9, 70_000], 2, None]
-# From vLLM 0.32 (CPU, block size 32, one prompt of 40 tokens), and the removal of that block
+# vLLM 0.32 on CPU, sha256_cbor, block size 32: a prompt of token ids 100 to 139 with cache_salt "tenant"
 RECORDED = bytes.fromhex(
-    "93cb41dab7e10e4c4a3f91"
-    "83a474797065ac426c6f636b52656d6f766564"
-    "ac626c6f636b5f68617368657391cf00000000000000ff"
-    "a96d656469756da3475055"
-    "00"
+    "93cb41dac055df3dc154918ba474797065ab426c6f636b53746f726564ac626c6f636b5f68617368657391cf38b86a57903d"
+    "e637b1706172656e745f626c6f636b5f68617368c0a9746f6b656e5f696473dc00206465666768696a6b6c6d6e6f70717273"
+    "7475767778797a7b7c7d7e7fcc80cc81cc82cc83aa626c6f636b5f73697a6520a76c6f72615f6964c0a66d656469756da347"
+    "5055a96c6f72615f6e616d65c0aa65787472615f6b6579739191a674656e616e74a967726f75705f69647800b26b765f6361"
+    "6368655f737065635f6b696e64ae66756c6c5f617474656e74696f6e00"
 )
 
 
@@ -61,8 +61,12 @@ def test_both_forms_of_a_stored_event(event: object) -> None:
 
 def test_a_recorded_batch() -> None:
     batch = BatchDecoder().decode(RECORDED)
-    assert batch.events == [BlockRemoved([255], medium="GPU")]
-    assert batch.rank == 0
+    (stored,) = batch.events
+    assert isinstance(stored, BlockStored)
+    assert (stored.tokens(), stored.extras()) == (list(range(100, 132)), [["tenant"]])
+    assert [key_of(h) for h in stored.block_hashes] == [0x38B86A57903DE637]
+    assert (tier_of(stored), stored.group_idx, stored.kv_cache_spec_kind) == (Tier.HBM, 0, "full_attention")
+    assert (batch.rank, batch.skipped) == (0, 0)
 
 
 def test_the_other_events_and_an_unknown_one() -> None:

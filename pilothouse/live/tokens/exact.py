@@ -18,7 +18,7 @@ class ExactTokens:
 
     def __init__(self, tokenizer: Path, settings: EngineSettings, bytes_max: int) -> None:
         files = find_model_files(tokenizer)
-        self.settings = settings
+        self.settings, self._own_rendering = settings, files.own_rendering
         templates = files.templates if settings.chat_template is None else {"default": settings.chat_template}
         self.template = ChatTemplate(templates, files.special_tokens)
         self.encoder = Encoder(load_tokenizer(files.tokenizer, files.config), bytes_max)
@@ -30,6 +30,8 @@ class ExactTokens:
         prompt = wanted.prompt
         if isinstance(prompt, list):
             return wanted, Cut([""], [in_chunks(pack(prompt))], 0)
+        if self._own_rendering:
+            raise Inexact(self._own_rendering)
         if isinstance(prompt, Chat):
             prompt = self.template.render(prompt.messages, prompt.tools, prompt.options)
         if not prompt.isascii() and not _encodable(prompt):

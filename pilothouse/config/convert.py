@@ -1,0 +1,82 @@
+"""Plain data to a frozen struct, strictly, collecting every problem with its path instead of stopping at the first."""
+
+from difflib import get_close_matches
+from math import isfinite
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec.structs import fields
+
+from pilothouse.config.values import NUMBER_MAX, Duration, Size
+from pilothouse.core.errors import Problem
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def convert(kind: type[T], data: object, where: str, problems: list[Problem]) -> T | None:
+    """`data` as the struct `kind`; None if anything is wrong, with the reasons added to `problems`."""
+    if not isinstance(data, dict):
+        problems.append(Problem(where or "top level", f"must be a mapping, not {_said(data)}"))
+        return None
+    known = {field.encode_name: field for field in fields(kind)}
+    before = len(problems)
+    for name in data:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            problems.append(Problem(_join(where, name), f"unknown field, {hint}"))
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name in data:
+            values[field.name] = _value(field.type, data[name], _join(where, name), problems)
+        elif field.required:
+            problems.append(Problem(_join(where, name), "is required"))
+    if len(problems) > before:
+        return None
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:  # a rule in __post_init__
+        problems.append(Problem(where, str(error)))
+        return None
+
+
+def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
+    inner, parts = _strip(kind), get_args(_strip(kind))
+    if get_origin(inner) in (Union, UnionType):
+        if data is None:
+            return None
+        inner = next(part for part in parts if part is not type(None))
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+        return convert(inner, data, where, problems)
+    if get_origin(inner) is list and isinstance(data, list):
+        values = [_value(get_args(inner)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)]
+        return values if data or kind is inner else _leaf(kind, inner, values, where, problems)
+    return _leaf(kind, inner, data, where, problems)
+
+
+def _leaf(kind: Any, inner: Any, data: object, where: str, problems: list[Problem]) -> Any:
+    try:
+        if inner in (Duration, Size):
+            return inner.parse(data)
+        value = msgspec.convert(data, kind)
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        if isinstance(value, int) and abs(value) > NUMBER_MAX:
+            raise ValueError(f"{value} is too large")
+        return value
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        problems.append(Problem(where, str(error)))
+        return None
+
+
+def _strip(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _join(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def _said(data: object) -> str:
+    return "nothing" if data is None else type(data).__name__

@@ -10,9 +10,9 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
-TYPED := pilothouse rig engine examples benchmarks
+TYPED := pilothouse engine/install.py engine/project.py examples/demo
 FAST := not engine and not browser
-TOLD = @printf '\n\033[1m== %s\033[0m\n'
+TOLD = @printf '\n== %s\n'
 
 help:
 	@echo 'make demo    two real vLLM engines on this machine, the gateway in front, a conversation, two policies compared'
@@ -33,11 +33,11 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-engine
 
 check: $(VENV)/.installed-dev
 	$(TOLD) 'Format'
-	@$(BIN)/ruff format --check --quiet . || { echo 'make format puts it right'; exit 1; }
+	@$(BIN)/ruff format --check --quiet --output-format=concise . || { echo 'make format puts it right'; exit 1; }
 	$(TOLD) 'Lint'
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format=concise .
 	$(TOLD) 'Types'
-	@$(BIN)/mypy --strict $(TYPED)
+	@MYPYPATH=engine $(BIN)/mypy --strict --follow-imports=silent $(TYPED)
 	$(TOLD) 'Layers'
 	@$(BIN)/lint-imports
 	$(TOLD) 'Fast tests'

@@ -58,7 +58,9 @@ def prompts(count: int, luck: random.Random) -> list[list[dict[str, str]]]:
     return chats
 
 
-async def ask(session: aiohttp.ClientSession, url: str, chat: list[dict[str, str]], stream: bool, phase: str) -> Outcome:
+async def ask(
+    session: aiohttp.ClientSession, url: str, chat: list[dict[str, str]], stream: bool, phase: str
+) -> Outcome:
     body = {"model": "tiny", "messages": chat, "max_tokens": 6, "stream": stream, "ignore_eos": True}
     if stream:
         body["stream_options"] = {"include_usage": True}
@@ -163,7 +165,16 @@ def report(outcomes: list[Outcome], evicted: int, as_json: bool) -> None:
         say(f"  differs: {o}")
     figures |= {"requests": len(outcomes), "evicted_blocks": evicted}
     restarted = "exact_ratio_restarted_one_at_a_time"  # a drift would show here: nothing overtakes a prediction
-    finish(figures, {"exact_ratio_all": (">=", 0.99), restarted: (">=", 0.99), "requests": (">=", 200), "evicted_blocks": (">=", BLOCKS)}, as_json)
+    finish(
+        figures,
+        {
+            "exact_ratio_all": (">=", 0.99),
+            restarted: (">=", 0.99),
+            "requests": (">=", 200),
+            "evicted_blocks": (">=", BLOCKS),
+        },
+        as_json,
+    )
 
 
 if __name__ == "__main__":

@@ -37,5 +37,7 @@ def finish(figures: Mapping[str, float], targets: Mapping[str, Target], as_json:
         say(f"  {'met   ' if good else 'MISSED'} {name} = {figures[name]:.6g}, target {sign} {wanted:g}")
         missed += [] if good else [name]
     if as_json:
-        print(json.dumps({"figures": dict(figures), "targets": {name: list(target) for name, target in targets.items()}}))
+        print(
+            json.dumps({"figures": dict(figures), "targets": {name: list(target) for name, target in targets.items()}})
+        )
     sys.exit(1 if missed else 0)

@@ -96,7 +96,9 @@ class Client:
     async def __aexit__(self, *exception: object) -> None:
         await self._session.close()
 
-    async def ask(self, prompt: str = "hello", *, path: str = CHAT, headers: Mapping[str, str] = {}, **more: Any) -> Answer:
+    async def ask(
+        self, prompt: str = "hello", *, path: str = CHAT, headers: Mapping[str, str] = {}, **more: Any
+    ) -> Answer:
         """One request, to its end however bad."""
         answer = Answer()
         try:
@@ -123,7 +125,7 @@ class Client:
         body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8} | dict(more)
         if body.get("stream"):
             body = {"stream_options": {"include_usage": True}} | body
-        if body.get("max_tokens", 0) > 8:
+        if "max_tokens" in more:
             body = {"ignore_eos": True} | body
         return self._session.post(self.url + path, json=body, headers=dict(headers))
 

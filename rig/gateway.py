@@ -1,7 +1,7 @@
 """The real gateway as a child process, in front of given engines: for benchmarks and whole-gateway tests.
 
-    with Gateway([engine.url for engine in engines], policy="round_robin") as gateway:
-        ... gateway.url, gateway.control, gateway.status(), gateway.log_lines() ...
+with Gateway([engine.url for engine in engines], policy="round_robin") as gateway:
+    ... gateway.url, gateway.control, gateway.status(), gateway.log_lines() ...
 """
 
 import json

@@ -1,9 +1,9 @@
 """A real gateway process for tests and benchmarks: started on free ports, asked over its control address, ended by pid.
 
-    with Gateway.start(directory, fleet(a.url, b.url)) as gateway:
-        ... gateway.url, gateway.status(), gateway.lines() ...
-        assert gateway.stop() == 0
-    gateway.verified()
+with Gateway.start(directory, fleet(a.url, b.url)) as gateway:
+    ... gateway.url, gateway.status(), gateway.lines() ...
+    assert gateway.stop() == 0
+gateway.verified()
 """
 
 import json
@@ -61,6 +61,7 @@ class Gateway:
         *,
         env: Mapping[str, str] | None = None,
         command: tuple[str, ...] = COMMAND,
+        wait: bool = True,
     ) -> Self:
         """Starts it and returns when both addresses answer. `command` is what Python runs in the program's place."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ class Gateway:
             start_new_session=True,
         )
         gateway = cls(whole["listen"], whole["control"], directory, process, files)
-        if not wait_until(gateway._answers, 20):
+        if wait and not wait_until(gateway._answers, 20):
             gateway.kill()
             raise GatewayDied(gateway.said())
         return gateway
@@ -178,6 +179,10 @@ class Gateway:
         """The request log."""
         return [json.loads(line) for line in (self.directory / "requests.jsonl").read_bytes().splitlines()]
 
+    def requests(self) -> list[dict[str, Any]]:
+        """The request log without what the gateway answered itself, such as /health."""
+        return [line for line in self.lines() if line["kind"] == "steered"]
+
     def said(self) -> str:
         """What it wrote for people."""
         return (self.directory / "stderr").read_text(errors="replace")
@@ -187,7 +192,9 @@ class Gateway:
     def entries(self) -> Iterator[Entry]:
         """The journal's events and commands."""
         for path in segments(self.journal):
-            yield from read(path).entries
+            segment = read(path)
+            if segment is not None:
+                yield from segment.entries
 
     def verified(self) -> Verified:
         """The journal through a fresh dispatcher."""

@@ -47,9 +47,12 @@ def up(
     replicas: Annotated[int, typer.Option(min=1, help="engines to start")] = 1,
     engine: Annotated[str, typer.Option(help="which engine; vllm is the one there is")] = "vllm",
     engine_arg: Annotated[
-        list[str] | None, typer.Option(help="passed to each engine, e.g. --engine-arg='--max-model-len=4096'; repeatable")
+        list[str] | None,
+        typer.Option(help="passed to each engine, e.g. --engine-arg='--max-model-len=4096'; repeatable"),
     ] = None,
-    served_name: Annotated[str, typer.Option(help="the model's name for clients; default: as the engine derives it")] = "",
+    served_name: Annotated[
+        str, typer.Option(help="the model's name for clients; default: as the engine derives it")
+    ] = "",
     listen: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1:8080",
     control: Annotated[str, typer.Option(help="address of metrics, status and explain")] = "127.0.0.1:9090",
     workers: Annotated[int, typer.Option(min=1, help="gateway processes that carry traffic")] = 1,
@@ -115,7 +118,9 @@ def config_check(config: ConfigFile = Path("pilothouse.yaml")) -> None:
 
 @config_app.command("explain")
 @exits_with_problems
-def config_explain(config: Annotated[Path | None, typer.Option("--config", "-c", help="configuration file")] = None) -> None:
+def config_explain(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="configuration file")] = None,
+) -> None:
     """Each field with its value, unit, default, origin and meaning; without a file, the defaults."""
     showing.config_explain(config)
 

@@ -8,7 +8,8 @@ import typer
 
 from pilothouse.core.errors import ConfigError, PilothouseError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 WRONG_CONFIG, FAILED = 2, 1
 

@@ -1,8 +1,11 @@
 """serve, up and the supervisor's children: configuration in, event loop around, exit status out."""
 
 import asyncio
+import json
 import logging
+import shlex
 import sys
+import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +17,10 @@ import yaml
 from rich.console import Console
 from rich.logging import RichHandler
 
+from pilothouse.cli.progress import Progress
 from pilothouse.config.load import from_data, load
 from pilothouse.config.schema import Config
-from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.live.launch import Launcher, Replica, Settings, State
 from pilothouse.live.launch_command import Fleet
 from pilothouse.live.launch_machine import inspect_machine
@@ -24,6 +28,10 @@ from pilothouse.plugins import load_plugins
 from pilothouse.serving import gateway
 
 console = Console(stderr=True)
+if not console.is_terminal:  # in a file or a pipe nobody folds lines at 80 columns
+    console.width = 160
+STAND_IN = Replica("replica-0", "http://127.0.0.1:1", "", "", Path())  # for a first look at the rest of a configuration
+MODEL_FILES = ("config.json", "params.json")
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -50,8 +58,7 @@ def serve(path: Path, log: bool) -> None:
 
 
 def up(wanted: Wanted) -> None:
-    if wanted.engine != "vllm":
-        raise ConfigError([Problem("--engine", f"unknown engine {wanted.engine!r}, known: vllm")])
+    _check(wanted)
     fleet = Fleet(wanted.model, wanted.replicas, wanted.engine_args, wanted.served_name)
     _run(_up(wanted, fleet))
 
@@ -75,40 +82,93 @@ def read_config(path: Path) -> str:
 def prepare(text: str, source: str) -> Config:
     """Plugins, then the configuration that may name them."""
     load_plugins()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     return load(text, source)
 
 
 async def _up(wanted: Wanted, fleet: Fleet) -> None:
+    prepare(yaml.safe_dump(_config_of(wanted, [STAND_IN])), "up")  # what is wrong is said before anything is started
+    gateway.check_surroundings(from_data(_config_of(wanted, [STAND_IN]), "up"))
     machine = await asyncio.to_thread(inspect_machine)
-    progress = Progress()
-    launcher = Launcher(fleet, machine, Settings(log_directory=wanted.logs), progress.changed, progress.line)
-    data = _config_of(wanted, launcher.replicas)
-    text = yaml.safe_dump(data)
-    config = prepare(text, "up")
-    gateway.check_surroundings(config)
-    for replica in launcher.replicas:
-        console.print(f"[bold]{replica.name}[/] will answer at {replica.url}, log {replica.log}")
-    engines = asyncio.create_task(launcher.run(), name="launcher")
-    serving = asyncio.create_task(gateway.serve(config, text, _log(wanted.log), _announce), name="gateway")
-    try:
-        await asyncio.wait([engines, serving], return_when=asyncio.FIRST_COMPLETED)
-        if engines.done() and not serving.done():
-            engines.result()
-            raise ConfigError([Problem(r.name, r.why) for r in launcher.replicas if r.state is State.FAILED])
-        serving.result()
-        console.print("stopping the engines ...")
-    finally:
-        for task in (serving, engines):
-            task.cancel()
-        await asyncio.gather(serving, engines, return_exceptions=True)
+    with Progress(console) as progress:
+        launcher = Launcher(fleet, machine, Settings(log_directory=wanted.logs), progress.changed, progress.line)
+        data = _config_of(wanted, launcher.replicas)
+        config, text = from_data(data, "up"), yaml.safe_dump(data)
+        for replica in launcher.replicas:
+            console.print(f"[bold]{replica.name}[/] will answer at {replica.url}, log {replica.log}", soft_wrap=True)
+        listening = Listening()
+        engines = asyncio.create_task(launcher.run(), name="launcher")
+        serving = asyncio.create_task(gateway.serve(config, text, _log(wanted.log), listening.tell), name="gateway")
+        telling = asyncio.create_task(_tell_when_ready(launcher, listening, wanted), name="telling")
+        try:
+            await asyncio.wait([engines, serving], return_when=asyncio.FIRST_COMPLETED)
+            if engines.done() and not serving.done():
+                engines.result()
+                raise PilothouseError(f"no engine could be kept running; why is above, and in {wanted.logs}")
+            serving.result()
+            console.print("stopping the engines ...")
+        finally:
+            for task in (telling, serving, engines):
+                task.cancel()
+            await asyncio.gather(telling, serving, engines, return_exceptions=True)
+
+
+async def _tell_when_ready(launcher: Launcher, listening: "Listening", wanted: Wanted) -> None:
+    """Says how many engines are there, and how to ask the first question."""
+    replicas = await launcher.settled()
+    ready = sum(replica.state is State.READY for replica in replicas)
+    if not ready:
+        return
+    listen, control = await listening.addresses
+    _announce(listen, control)
+    console.print(f"{ready} of {len(replicas)} engines are ready. A first question:")
+    question = {"model": wanted.served_name or wanted.model, "messages": [{"role": "user", "content": "Hello"}]}
+    body = shlex.quote(json.dumps(question))
+    command = f"curl http://{listen}/v1/chat/completions -H 'content-type: application/json' -d {body}"
+    console.print(command, soft_wrap=True, markup=False, highlight=False)
+
+
+class Listening:
+    """The gateway's addresses, once it listens."""
+
+    def __init__(self) -> None:
+        self.addresses: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+
+    def tell(self, listen: str, control: str) -> None:
+        self.addresses.set_result((listen, control))
+        console.print(f"the gateway listens at http://{listen}; the engines are loading")
+
+
+def _check(wanted: Wanted) -> None:
+    """What can be said at once and would otherwise be said by an engine, a minute later and in many lines."""
+    problems = []
+    if wanted.engine != "vllm":
+        problems.append(Problem("--engine", f"unknown engine {wanted.engine!r}, known: vllm"))
+    model = Path(wanted.model)
+    if not model.exists() and (wanted.model.startswith(("/", ".", "~")) or wanted.model.count("/") > 1):
+        problems.append(Problem("--model", f"{wanted.model} does not exist"))
+    elif model.is_dir() and not any((model / name).exists() for name in MODEL_FILES):
+        problems.append(
+            Problem("--model", f"{wanted.model} holds no model: there is no {' or '.join(MODEL_FILES)} in it")
+        )
+    for option, directory in (("--logs", wanted.logs), ("--journal", wanted.journal)):
+        if directory is not None:
+            try:
+                Path(directory).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=directory) as probe:
+                    probe.write(b" " * 4096)
+            except OSError as error:
+                problems.append(Problem(option, f"cannot write to {directory}: {error.strerror}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
     engines = [
-        {"name": r.name, "url": r.url}
-        | ({"kv_events": r.kv_events, "kv_replay": r.kv_replay} if r.kv_events else {})
+        {"name": r.name, "url": r.url} | ({"kv_events": r.kv_events, "kv_replay": r.kv_replay} if r.kv_events else {})
         for r in replicas
     ]
     pool: dict[str, Any] = {"endpoints": engines, "models": [wanted.served_name or wanted.model]}
@@ -125,22 +185,6 @@ def _config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
         data["journal"] = {"directory": wanted.journal}
     from_data(data, "up")
     return data
-
-
-class Progress:
-    """What a person sees while engines load, die and come back."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, str] = {}
-
-    def changed(self, replica: Replica) -> None:
-        style = {State.READY: "green", State.FAILED: "red"}.get(replica.state, "yellow")
-        console.print(f"[{style}]{replica.name}: {replica.state}[/]" + (f": {replica.why}" if replica.why else ""))
-
-    def line(self, replica: Replica, line: str) -> None:
-        if self._last.get(replica.name) != line:
-            self._last[replica.name] = line
-            console.print(f"{replica.name}: {line}", style="dim", markup=False, highlight=False, overflow="ellipsis")
 
 
 def _announce(listen: str, control: str) -> None:

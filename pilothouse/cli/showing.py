@@ -81,7 +81,9 @@ def status(control: str, as_json: bool) -> None:
         typer.echo(json.dumps(data, indent=1))
         return
     console.print(f"pilothouse {data['version']}, policy {data['policy']}, {'ready' if data['ready'] else 'NOT READY'}")
-    table = _table("endpoint", "state", "KV", "in flight", "prefill tokens", "others", "KV used", "report age", "models")
+    table = _table(
+        "endpoint", "state", "KV", "in flight", "prefill tokens", "others", "KV used", "report age", "models"
+    )
     for e in data["endpoints"]:
         used, age = e["kv_used_ratio"], e["report_age_s"]
         table.add_row(
@@ -165,7 +167,9 @@ def replay(journal: Path, wants_verify: bool) -> None:
     )
     if result.first is not None:
         typer.echo(f"first difference: {result.first.segment}, entry {result.first.number}")
-        typer.echo(f"  event    {result.first.event}\n  recorded {result.first.recorded}\n  replayed {result.first.replayed}")
+        typer.echo(
+            f"  event    {result.first.event}\n  recorded {result.first.recorded}\n  replayed {result.first.replayed}"
+        )
     if result.differences:
         raise typer.Exit(1)
 
@@ -179,7 +183,9 @@ def _ask(control: str, path: str) -> Any:
     except urllib.error.HTTPError as error:
         raise PilothouseError(f"{control}{path}: {json.load(error).get('error', error.reason)}") from None
     except (OSError, ValueError) as error:
-        raise PilothouseError(f"no gateway answers at {control} ({error}); is --control right?") from None
+        reason = getattr(error, "reason", error)  # of urllib's own wrapper
+        why = (reason.strerror or reason) if isinstance(reason, OSError) else reason
+        raise PilothouseError(f"no gateway answers at {control} ({why}); is one running, is --control right?") from None
 
 
 def _table(*columns: str) -> Table:

@@ -32,7 +32,11 @@ def load(text: str, source: str = "config") -> Config:
     """Reads YAML. Raises ConfigError with every problem found; `source` names the file in it."""
     try:
         data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: a date or number that is none; depth
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # the latter two: a date or number that is none; depth
         raise ConfigError([Problem(source, f"is not YAML: {' '.join(str(error).split())}")]) from None
     return from_data({} if data is None else data, source)
 

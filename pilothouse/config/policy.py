@@ -37,9 +37,8 @@ def _spelled(data: object, problems: list[Problem]) -> Profile | None:
     if not isinstance(data, dict):
         problems.append(Problem("policy", "must be a name or a mapping with filters, scorers and picker"))
         return None
-    for key in data:
-        if key not in FIELDS:
-            problems.append(Problem(f"policy.{key}", f"unknown field, known: {', '.join(FIELDS)}"))
+    unknown = f"unknown field, known: {', '.join(FIELDS)}"
+    problems += [Problem(f"policy.{key}", unknown) for key in data if key not in FIELDS]
     chosen = []
     for i, item in enumerate(_list(data, "filters", problems)):
         built = _plugin(filters, item, f"policy.filters[{i}]", problems)
@@ -87,8 +86,6 @@ def manual(registry: Registry[Any]) -> list[tuple[str, str, list[tuple[str, str]
     """(name, manual page, [(parameter, default)]) of each plugin of one kind."""
     pages = []
     for name, kind in registry:
-        parameters = [
-            (f.name, "(required)" if f.required else repr(f.default)) for f in msgspec.structs.fields(kind)
-        ]
+        parameters = [(f.name, "(required)" if f.required else repr(f.default)) for f in msgspec.structs.fields(kind)]
         pages.append((name, kind.__doc__ or "", parameters))
     return pages

@@ -30,7 +30,9 @@ class Engine(Settings, frozen=True, kw_only=True):
         str | None,
         Meta(description="ZMQ address where it publishes KV events (the engine must bind); default: ask the engine"),
     ] = None
-    kv_replay: Annotated[str | None, Meta(description="ZMQ address of its replay socket; default: ask the engine")] = None
+    kv_replay: Annotated[str | None, Meta(description="ZMQ address of its replay socket; default: ask the engine")] = (
+        None
+    )
 
 
 class Dns(Settings, frozen=True, kw_only=True):
@@ -66,16 +68,17 @@ class Pool(Settings, frozen=True, kw_only=True):
         Meta(description="directory or hub name with tokenizer and chat template; default: the engine's model root"),
     ] = None
     hashing: Annotated[Hashing, Meta(description="KV block hashing")] = Hashing()
-    api_key_env: Annotated[
-        str | None, Meta(description="environment variable that holds the engines' own API key")
-    ] = None
+    api_key_env: Annotated[str | None, Meta(description="environment variable that holds the engines' own API key")] = (
+        None
+    )
 
 
 class Clients(Settings, frozen=True, kw_only=True):
     """What clients may do."""
 
     api_keys_env: Annotated[
-        str | None, Meta(description="environment variable with accepted API keys, comma separated; default: no key asked")
+        str | None,
+        Meta(description="environment variable with accepted API keys, comma separated; default: no key asked"),
     ] = None
     grants: Annotated[
         list[str],
@@ -108,7 +111,9 @@ class Timeouts(Settings, frozen=True, kw_only=True):
     body: Annotated[Duration, Meta(description="between two parts of a client's body")] = duration(30 * SECOND)
     keep_alive: Annotated[Duration, Meta(description="an idle client connection")] = duration(75 * SECOND)
     connect: Annotated[Duration, Meta(description="a connection to an engine")] = duration(2 * SECOND)
-    first_byte: Annotated[Duration, Meta(description="an engine's first byte: queue and prefill")] = duration(10 * MINUTE)
+    first_byte: Annotated[Duration, Meta(description="an engine's first byte: queue and prefill")] = duration(
+        10 * MINUTE
+    )
     idle: Annotated[Duration, Meta(description="between two parts of an engine's answer")] = duration(2 * MINUTE)
     total: Annotated[Duration, Meta(description="a whole request")] = duration(60 * MINUTE)
     waiting: Annotated[Duration, Meta(description="a request that no engine can take")] = duration(30 * SECOND)
@@ -129,8 +134,12 @@ class Health(Settings, frozen=True, kw_only=True):
 class Signals(Settings, frozen=True, kw_only=True):
     """What engines say of themselves."""
 
-    scrape_every: Annotated[Duration, Meta(description="between scrapes of one engine's metrics")] = duration(2 * SECOND)
-    stale_after: Annotated[Duration, Meta(description="age at which a report is no longer trusted")] = duration(10 * SECOND)
+    scrape_every: Annotated[Duration, Meta(description="between scrapes of one engine's metrics")] = duration(
+        2 * SECOND
+    )
+    stale_after: Annotated[Duration, Meta(description="age at which a report is no longer trusted")] = duration(
+        10 * SECOND
+    )
 
 
 class Journal(Settings, frozen=True, kw_only=True):
@@ -152,13 +161,13 @@ class Config(Settings, frozen=True, kw_only=True):
     """The gateway."""
 
     listen: Annotated[str, Meta(description="address of the OpenAI-compatible API, host:port")] = "127.0.0.1:8080"
-    control: Annotated[
-        str, Meta(description="address of metrics, status and explain, host:port; do not expose it")
-    ] = "127.0.0.1:9090"
+    control: Annotated[str, Meta(description="address of metrics, status and explain, host:port; do not expose it")] = (
+        "127.0.0.1:9090"
+    )
     workers: Annotated[int, Meta(ge=1, le=64, description="processes that carry traffic; all share one picker")] = 1
-    policy: Annotated[
-        Any, Meta(description="a shipped policy by name, or a profile: {filters, scorers, picker}")
-    ] = "cache_and_load"
+    policy: Annotated[Any, Meta(description="a shipped policy by name, or a profile: {filters, scorers, picker}")] = (
+        "cache_and_load"
+    )
     seed: Annotated[int, Meta(description="of all random draws")] = 0
     pools: Annotated[list[Pool], Meta(min_length=1, description="the engines")]
     clients: Annotated[Clients, Meta(description="what clients may do")] = Clients()

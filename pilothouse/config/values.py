@@ -41,7 +41,9 @@ class Size(int):
 
 
 def _parse(text: object, units: dict[str, int], wanted: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]+)", text.strip()) if isinstance(text, str) else None
+    match = (
+        re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]+)", text.strip()) if isinstance(text, str) else None
+    )
     if match is None or match[2] not in units:
         raise ValueError(f"{text!r} is not {wanted}")
     value = round(Decimal(match[1]) * units[match[2]])

@@ -58,7 +58,7 @@ class Dispatcher:
         self.retries = RetryBudget(settings.retry_ratio, settings.retries_per_second, settings.retries_burst)
         self.requests: dict[RequestId, Request] = {}  # in flight and waiting
         self.now_us = Micros(0)
-        self.turn = 0
+        self.turns: dict[str, int] = {}  # model -> decisions made: rotates ties among the engines of each model
         self.policy_failures = 0
         self._handlers: dict[type[events.Event], Callable[[Any], list[AnyCommand]]] = {
             events.EndpointSeen: self._endpoint_seen,
@@ -87,7 +87,8 @@ class Dispatcher:
         """When a `Tick` is due at the latest; None if nothing is pending."""
         times = [self.waiting.next_deadline_us(), self.index.next_expiry_us()]
         if self.waiting.line:
-            times += [e.room_until_us for e in self.fleet.endpoints.values() if not e.has_room(self.now_us)]
+            full = [e for e in self.fleet.endpoints.values() if e.room is not None]
+            times += [self.health.next_growth_us(e, self.now_us) for e in full]
             times.append(Micros(self.now_us + SECOND))  # the retry budget refills by time
         return min((t for t in times if t is not None), default=None)
 
@@ -147,7 +148,7 @@ class Dispatcher:
         if not self.fleet.serving(event.model) and self.fleet.lacks(event.model):
             return [Reject(event.request, RejectReason.UNKNOWN_MODEL)]
         pinned = self.fleet.endpoints.get(event.pinned) if event.pinned is not None else None
-        if event.pinned is not None and (pinned is None or pinned.gone):
+        if event.pinned is not None and (pinned is None or pinned.gone or event.model not in pinned.models):
             return [Reject(event.request, RejectReason.PINNED_GONE)]
         request = self.requests[event.request] = Request(event)
         return self._route_or_wait(request, RejectReason.TOO_MANY_WAITING)
@@ -230,9 +231,12 @@ class Dispatcher:
         return [Reject(request.arrived.request, RejectReason.BUSY if request.busy else reason, SECOND)]
 
     def _drain(self) -> list[AnyCommand]:
-        """Routes whoever waits and can be routed now, first come first served."""
+        """Routes whoever waits and can be routed now, first come first served within each model."""
         routes: list[AnyCommand] = []
-        for request in list(self.waiting.line.values()):
+        stuck: dict[str, None] = {}  # models whose first in line found nobody: the others need not ask
+        for request in list(self.waiting.line.values()) if self.waiting.line else ():
+            if request.arrived.model in stuck:
+                continue
             if request.unpaid and not self.retries.take(self.now_us):
                 continue
             request.unpaid = False
@@ -240,6 +244,8 @@ class Dispatcher:
             if route:
                 self.waiting.remove(request.arrived.request)
                 routes.append(route)
+            elif request.arrived.pinned is None:
+                stuck[request.arrived.model] = None
         return routes
 
     def _route(self, request: Request) -> Route | None:
@@ -250,21 +256,19 @@ class Dispatcher:
         choice = self._choose(request, candidates, left_out) if candidates else None
         if choice is None:
             return None
-        self.turn += 1
+        self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1
         endpoint = choice.endpoint
         self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
-        self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us)
+        self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)
-        return Route(
-            arrived.request, endpoint.id, endpoint.seen.url, request.attempt, choice.cached_tokens, choice.why
-        )
+        return Route(arrived.request, endpoint.id, endpoint.seen.url, request.attempt, choice.cached_tokens, choice.why)
 
     def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
         """Endpoints that serve the model, are up, have room, and did not fail this request before."""
         serving = self.fleet.serving(request.arrived.model)
         now_us, pinned = self.now_us, request.arrived.pinned
-        fit = [e for e in serving if e.room is None or e.has_room(now_us)]
+        fit = [e for e in serving if e.room is None or self.health.has_room(e, now_us)]
         if len(fit) < len(serving):
             left_out["full"] = len(serving) - len(fit)
         if pinned is not None:
@@ -302,7 +306,7 @@ class Dispatcher:
             reports,
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
             self.sessions.endpoint(arrived.session),
-            self.turn,
+            self.turns.get(arrived.model, 0),
             self.settings.seed,
         )
 

@@ -1,11 +1,11 @@
 """What can go wrong, named by what to do about it.
 
-    PilothouseError
-      ConfigError      a list of problems, each with the place; start-up stops
-      ClientError      the request is at fault; answered 4xx, no engine time spent
-      UpstreamError    the engine is at fault; another one may be tried if no byte was sent
-      JournalError     a journal cannot be read or does not belong to this version
-      PolicyError      a policy broke its contract; live falls back, tests raise
+PilothouseError
+  ConfigError      a list of problems, each with the place; start-up stops
+  ClientError      the request is at fault; answered 4xx, no engine time spent
+  UpstreamError    the engine is at fault; another one may be tried if no byte was sent
+  JournalError     a journal cannot be read or does not belong to this version
+  PolicyError      a policy broke its contract; live falls back, tests raise
 """
 
 import msgspec

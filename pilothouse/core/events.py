@@ -25,7 +25,9 @@ class FailureKind(StrEnum):
     """How an attempt at an engine ended badly."""
 
     CONNECT = "connect"  # no connection could be made
-    CLOSED = "closed"  # the connection closed before a byte of the answer: the engine may have died of this very request
+    CLOSED = (
+        "closed"  # the connection closed before a byte of the answer: the engine may have died of this very request
+    )
     TIMEOUT = "timeout"  # first byte, idle or total time exceeded
     ERROR = "error"  # status 5xx other than busy
     BUSY = "busy"  # the engine refused: its own queue is full (503 or 429)

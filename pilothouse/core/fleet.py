@@ -33,15 +33,12 @@ class Endpoint:
     probe_failures: int = 0  # in a row
     retry_at_us: Micros = Micros(0)  # an ejected endpoint is not taken back before this, even if a probe succeeds
     ejections: int = 0  # in a row: the back-off grows with them
-    room: int | None = None  # in-flight limit learned from a refusal, while `room_until_us` lasts
-    room_until_us: Micros = Micros(0)
+    room: int | None = None  # in-flight limit learned from a refusal; it grows again with time
+    room_grows_at_us: Micros = Micros(0)
 
     @property
     def id(self) -> EndpointId:
         return self.seen.endpoint
-
-    def has_room(self, now_us: Micros) -> bool:
-        return self.room is None or self.in_flight < self.room or now_us >= self.room_until_us
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from pilothouse.core.events import FailureKind
 from pilothouse.core.fleet import Endpoint, Fleet
 from pilothouse.core.units import SECOND, Micros
 
+ROOM_FORGOTTEN = 64  # a learned limit this far above twice the load says nothing any more
+
 
 class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When to stop sending, and when to start again."""
@@ -20,7 +22,7 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe_failures_max: int = 2  # failed active checks in a row before ejection
     backoff_us_min: Micros = SECOND  # first ejection
     backoff_us_max: Micros = Micros(30 * SECOND)  # ceiling of the doubling
-    busy_us: Micros = Micros(SECOND // 2)  # how long a learned in-flight limit is believed after a refusal
+    busy_us: Micros = Micros(SECOND // 2)  # between a refusal and the first try with more, and between such tries
 
 
 class Health:
@@ -35,11 +37,25 @@ class Health:
     def failed(self, endpoint: Endpoint, kind: FailureKind, now_us: Micros) -> None:
         if kind is FailureKind.BUSY:
             endpoint.room = endpoint.in_flight
-            endpoint.room_until_us = Micros(now_us + self._settings.busy_us)
+            endpoint.room_grows_at_us = Micros(now_us + self._settings.busy_us)
             return
         endpoint.failures += 1
         if kind is FailureKind.CONNECT or endpoint.failures >= self._settings.failures_max:
             self._eject(endpoint, now_us)
+
+    def has_room(self, endpoint: Endpoint, now_us: Micros) -> bool:
+        """Whether it may take one more, after what its last refusal taught. The limit grows by an eighth each time."""
+        while endpoint.room is not None and now_us >= endpoint.room_grows_at_us:
+            endpoint.room += 1 + endpoint.room // 8
+            endpoint.room_grows_at_us = Micros(endpoint.room_grows_at_us + self._settings.busy_us)
+            if endpoint.room > ROOM_FORGOTTEN + 2 * endpoint.in_flight:
+                endpoint.room = None  # far beyond what it is asked to hold
+        return endpoint.room is None or endpoint.in_flight < endpoint.room
+
+    def next_growth_us(self, endpoint: Endpoint, now_us: Micros) -> Micros:
+        """When its learned limit grows next; never in the past, even if nobody has looked for a while."""
+        later = Micros(now_us + self._settings.busy_us)
+        return endpoint.room_grows_at_us if endpoint.room_grows_at_us > now_us else later
 
     def probed(self, endpoint: Endpoint, ok: bool, now_us: Micros) -> bool:
         """Takes the outcome of an active check. True if the checks say just now that it does not answer."""

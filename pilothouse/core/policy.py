@@ -28,7 +28,7 @@ class Known:
     reports: list[LoadReported | None]  # each engine's last load report; None when there is none or it is stale
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
     session_endpoint: EndpointId | None  # where this conversation was served last
-    turn: int  # decisions made so far: rotates ties
+    turn: int  # decisions made for this model so far: rotates ties
     seed: int
 
     def only(self, keep: list[bool]) -> "Known":

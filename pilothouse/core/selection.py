@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from heapq import nlargest
+from math import isnan
 
 import msgspec
 
@@ -74,7 +75,7 @@ def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
     if len(column) != len(known.endpoints):
         raise PolicyError(f"scorer {named.name}: {len(column)} scores for {len(known.endpoints)} endpoints")
     total = sum(column)
-    if not (0.0 <= min(column) and max(column) <= 1.0 and total == total):  # the last one: NaN hides from min and max
+    if min(column) < 0.0 or max(column) > 1.0 or isnan(total):  # the last one: NaN hides from min and max
         raise PolicyError(f"scorer {named.name}: a score outside [0, 1]: {min(column)}..{max(column)}")
     return column
 

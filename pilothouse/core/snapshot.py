@@ -18,7 +18,7 @@ class DispatcherState(msgspec.Struct, frozen=True):
     """Everything `handle` reads or writes, except settings and profile. Lists keep their order."""
 
     now_us: Micros
-    turn: int
+    turns: dict[str, int]
     policy_failures: int
     endpoints: list[Endpoint]
     releases: list[tuple[Micros, RequestId, int]]
@@ -34,7 +34,7 @@ def save(dispatcher: "Dispatcher") -> bytes:
     return msgspec.msgpack.encode(
         DispatcherState(
             dispatcher.now_us,
-            dispatcher.turn,
+            dispatcher.turns,
             dispatcher.policy_failures,
             list(dispatcher.fleet.endpoints.values()),
             dispatcher.fleet.releases,
@@ -50,7 +50,7 @@ def save(dispatcher: "Dispatcher") -> bytes:
 def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     """Puts a new dispatcher into a saved state. Raises msgspec.DecodeError on bytes that `save` did not write."""
     state = msgspec.msgpack.decode(data, type=DispatcherState)
-    dispatcher.now_us, dispatcher.turn = state.now_us, state.turn
+    dispatcher.now_us, dispatcher.turns = state.now_us, state.turns
     dispatcher.policy_failures = state.policy_failures
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases

@@ -51,7 +51,9 @@ class Segment(msgspec.Struct, frozen=True):
 class Writer:
     """Appends entries; starts a new segment when the current one is full. Not thread-safe."""
 
-    def __init__(self, directory: Path, segment_bytes: int, bytes_max: int, settings: dict[str, Any], policy: Any) -> None:
+    def __init__(
+        self, directory: Path, segment_bytes: int, bytes_max: int, settings: dict[str, Any], policy: Any
+    ) -> None:
         self._directory, self._segment_bytes, self._bytes_max = directory, segment_bytes, bytes_max
         self._settings, self._policy = settings, policy
         self._encoder = msgspec.msgpack.Encoder()
@@ -78,7 +80,7 @@ class Writer:
         self._index += 1
         self.begun = True
         path = self._directory / f"{self._index:08d}{SUFFIX}"
-        self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
         self._frame(self._encoder.encode(Header(MAGIC, VERSION, self._run, self._index, self._settings, self._policy)))
         self._frame(snapshot)
         self.flush()

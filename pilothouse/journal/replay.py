@@ -1,4 +1,8 @@
-"""A journal through a fresh dispatcher: the same events must give the very same commands."""
+"""A journal through a fresh dispatcher: the same events must give the very same commands.
+
+Once the replay has decided otherwise, the recorded events may become impossible for it: the end of a request it has
+refused, say. Then the rest of that segment is left out.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +25,7 @@ class Difference(msgspec.Struct, frozen=True):
     number: int  # of the entry in its segment, from 0
     event: AnyEvent
     recorded: list[AnyCommand]
-    replayed: list[AnyCommand]
+    replayed: list[AnyCommand] | None  # None: the event was impossible for the replayed dispatcher
 
 
 class Verified(msgspec.Struct):
@@ -31,6 +35,7 @@ class Verified(msgspec.Struct):
     events: int = 0
     commands: int = 0
     differences: int = 0
+    abandoned: int = 0  # segments not replayed to their end, since they had become impossible
     first: Difference | None = None
 
 
@@ -40,6 +45,7 @@ def verify(path: Path, make: MakeDispatcher) -> Verified:
     for segment_path, number, event, recorded, replayed in _replayed(path, make):
         result.events += 1
         result.commands += len(recorded)
+        result.abandoned += replayed is None
         if recorded != replayed:
             result.differences += 1
             result.first = result.first or Difference(segment_path.name, number, event, recorded, replayed)
@@ -50,12 +56,12 @@ def verify(path: Path, make: MakeDispatcher) -> Verified:
 def routes(path: Path, make: MakeDispatcher) -> Iterator[Route]:
     """Every routing decision of a journal, decided anew."""
     for *_, replayed in _replayed(path, make):
-        yield from (command for command in replayed if isinstance(command, Route))
+        yield from (command for command in replayed or () if isinstance(command, Route))
 
 
 def _replayed(
     path: Path, make: MakeDispatcher
-) -> Iterator[tuple[Path, int, AnyEvent, list[AnyCommand], list[AnyCommand]]]:
+) -> Iterator[tuple[Path, int, AnyEvent, list[AnyCommand], list[AnyCommand] | None]]:
     """Each segment from its own snapshot, so that a lost or damaged one does not make the next ones differ."""
     paths = segments(path)
     if not paths:
@@ -66,4 +72,9 @@ def _replayed(
             continue
         dispatcher = make(segment.header, segment.snapshot)
         for number, entry in enumerate(segment.entries):
-            yield segment_path, number, entry.event, entry.commands, dispatcher.handle(entry.event)
+            try:
+                commands = dispatcher.handle(entry.event)
+            except (KeyError, AssertionError):
+                yield segment_path, number, entry.event, entry.commands, None
+                break
+            yield segment_path, number, entry.event, entry.commands, commands

@@ -19,6 +19,7 @@ from pilothouse.core.units import BlockKey
 from pilothouse.live.tokens.dialect import Dialect, Scope, pack
 from pilothouse.wire.kv_events import BlockRemoved, BlockStored, key_of, keys_of, tier_of
 
+Extra = list[object] | None  # what one block's hash covers besides tokens
 Mode = Literal["unchecked", "direct", "mapped"]
 FULL_ATTENTION = (None, "full_attention", "mla_attention", "sink_full_attention")
 BITS = {tier: 1 << i for i, tier in enumerate(Tier)}
@@ -84,7 +85,7 @@ class BlockNames:
 
     def _check(self, event: BlockStored, names: list[BlockKey]) -> None:
         """Direct or mapped? An adapter of unknown path, or media, leaves the question open."""
-        scope = self._scope(event, _extra(event, 0))
+        scope = self._scope(event, (event.extras()[:1] or [None])[0])
         if scope is None or not event.tokens():
             return
         if event.lora_name is None or event.lora_name in self.lora_paths:
@@ -96,10 +97,12 @@ class BlockNames:
         parent = None if event.parent_block_hash is None else self._digests.get(key_of(event.parent_block_hash))
         first = event.parent_block_hash is None
         tokens = event.tokens() if any(name not in self._digests for name in names) else []
+        extras = event.extras() if tokens else []
+        extras += [None] * (len(names) - len(extras))
         for i, name in enumerate(names):
             digest = self._digests.get(name)
             if digest is None and (first or parent is not None) and len(tokens) >= (i + 1) * size:
-                digest = self._extended(event, parent, tokens[i * size : (i + 1) * size], i)
+                digest = self._extended(event, parent, tokens[i * size : (i + 1) * size], extras[i])
             if digest is None or len(self._digests) >= self.blocks_max:
                 self.unnamed += len(names) - i
                 break
@@ -108,17 +111,17 @@ class BlockNames:
             keys.append(key_of(digest))
         return keys
 
-    def _extended(self, event: BlockStored, parent: bytes | None, tokens: list[int], i: int) -> bytes | None:
+    def _extended(self, event: BlockStored, parent: bytes | None, tokens: list[int], extra: Extra) -> bytes | None:
         """Our digest of one block; None if it cannot be computed."""
-        scope = self._scope(event, _extra(event, i), first=parent is None)
-        if scope is None or not all(0 <= token < 2**32 for token in tokens):
+        scope = self._scope(event, extra, first=parent is None)
+        if scope is None or min(tokens) < 0 or max(tokens) >= 2**32:
             return None
         first, parent = parent is None, self.dialect.root(scope) if parent is None else parent
         return self.dialect.extend(parent, pack(tokens), scope, first)[0]
 
-    def _scope(self, event: BlockStored, extra: list[object], first: bool = True) -> Scope | None:
+    def _scope(self, event: BlockStored, extra: Extra, first: bool = True) -> Scope | None:
         """What the block's hash covers besides tokens; None if that is more than adapter and salt."""
-        name = event.lora_name
+        name, extra = event.lora_name, extra or []
         if name is not None and extra[:1] == [name]:
             extra = extra[1:]
         lora = (name, self.lora_paths.get(name, "")) if name is not None else None
@@ -135,8 +138,3 @@ class BlockNames:
         if not self._tiers[name]:
             del self._digests[name], self._tiers[name]
         return [key_of(digest)]
-
-
-def _extra(event: BlockStored, i: int) -> list[object]:
-    extras = event.extras()
-    return (extras[i] or []) if i < len(extras) else []

@@ -14,6 +14,7 @@ from pilothouse.live.inspect import EngineClient
 from pilothouse.live.models import ServedModel, dialect_of
 from pilothouse.live.tokens.describe import Limits, ModelTokens, Prompt
 from pilothouse.live.tokens.inexact import Inexact
+from pilothouse.live.tokens.requests import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Directory:
         self._notes: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
         self._checks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def models(self) -> list[dict[str, Any]]:
         """Entries of /v1/models."""
@@ -87,6 +89,8 @@ class Directory:
 
     def update(self, served: dict[str, ServedModel]) -> None:
         """The fleet serves these now. What did not change keeps its caches."""
+        if self._closed:  # the watchers of the engines end later, and say so
+            return
         self._served = served
         names = {}
         for model in served.values():
@@ -110,6 +114,7 @@ class Directory:
         return lines
 
     async def close(self) -> None:
+        self._closed = True
         for task in self._checks:
             task.cancel()
         await asyncio.gather(*self._checks, return_exceptions=True)
@@ -129,10 +134,13 @@ class Directory:
     def _build(self, model: ServedModel) -> ModelTokens:
         folder = model.tokenizer or model.root
         limits = Limits(self._cache_bytes // 2, self._cache_bytes // 2)
+        settings = EngineSettings(max_model_len=model.max_model_len)
         dialect = dialect_of(model)
         try:
             if folder is not None:
-                return ModelTokens(Path(folder), dialect, self._asker(model), limits=limits, pool=self._pool)
+                return ModelTokens(
+                    Path(folder), dialect, self._asker(model), settings=settings, limits=limits, pool=self._pool
+                )
             reason = "the engine names no model root and the pool no tokenizer"
         except ConfigError as error:
             reason = "; ".join(problem.what for problem in error.problems)

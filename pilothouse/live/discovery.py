@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
 
@@ -32,7 +33,13 @@ class Discovery:
         post: Callable[[AnyEvent], None],
         models_changed: Callable[[dict[str, ServedModel]], None],
     ) -> None:
-        self._config, self._keys, self._clock, self._post, self._models_changed = config, keys, clock, post, models_changed
+        self._config, self._keys, self._clock, self._post, self._models_changed = (
+            config,
+            keys,
+            clock,
+            post,
+            models_changed,
+        )
         self.watches: dict[EndpointId, Watch] = {}
         self._listings: dict[EndpointId, list[ServedModel]] = {}
         self._tasks: dict[EndpointId, asyncio.Task[None]] = {}
@@ -45,7 +52,7 @@ class Discovery:
                     for engine in pool.endpoints:
                         self.add(engine, pool)
                     if pool.dns is not None:
-                        tasks.create_task(supervised(f"dns/{pool.name}", lambda p=pool, d=pool.dns: self._resolve(p, d)))
+                        tasks.create_task(supervised(f"dns/{pool.name}", partial(self._resolve, pool, pool.dns)))
                 await asyncio.Event().wait()
         finally:
             for task in self._tasks.values():

@@ -1,6 +1,7 @@
 """The live driver: stamps events, journals them with the commands they lead to, performs the commands, keeps the timer."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -12,6 +13,8 @@ from pilothouse.core.units import Micros, RequestId
 from pilothouse.journal.log import Writer
 from pilothouse.live.clock import Clock
 from pilothouse.live.steering import Answer
+
+log = logging.getLogger(__name__)
 
 Watcher = Callable[[AnyEvent, list[AnyCommand], int], None]  # event, commands, decision time [microseconds]
 
@@ -27,6 +30,7 @@ class Driver:
         self, dispatcher: Dispatcher, clock: Clock, journal: Writer | None, broken: Callable[[BaseException], None]
     ) -> None:
         self.dispatcher, self.clock, self.journal = dispatcher, clock, journal
+        self.journal_error = ""
         self.watchers: list[Watcher] = []
         self._answers: dict[RequestId, Answer] = {}
         self._broken, self._is_broken = broken, False
@@ -50,28 +54,44 @@ class Driver:
         if event.at_us < self.dispatcher.now_us:
             event = msgspec.structs.replace(event, at_us=self.dispatcher.now_us)
         try:
-            if self.journal is not None and self.journal.full:
-                self.journal.rotate(self.dispatcher.snapshot() if self.journal.begun else b"")
+            self._keep_journal(lambda journal: journal.full and journal.rotate(self._state(journal)))
             commands = self.dispatcher.handle(event)
-            if self.journal is not None:
-                self.journal.append(event, commands)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the state cannot be trusted after it
             self._is_broken = True
             self._broken(error)
             return
+        self._keep_journal(lambda journal: journal.append(event, commands))
         for watcher in self.watchers:
             watcher(event, commands, self.clock.now_us() - started_us)
         for command in commands:
             self._perform(command)
         self._arm()
 
+    def flush(self) -> None:
+        """Brings the journal to the disk."""
+        self._keep_journal(Writer.flush)
+
     def close(self) -> None:
         """Stops the timer and closes the journal."""
         self._is_broken = True
         if self._timer is not None:
             self._timer.cancel()
-        if self.journal is not None:
-            self.journal.close()
+        self._keep_journal(Writer.close)
+
+    def _state(self, journal: Writer) -> bytes:
+        """What a segment begins with; the first one of a run begins with nothing."""
+        return self.dispatcher.snapshot() if journal.begun else b""
+
+    def _keep_journal(self, act: Callable[[Writer], object]) -> None:
+        """A disk that is full ends the journal, loudly, and not the traffic."""
+        if self.journal is None:
+            return
+        try:
+            act(self.journal)
+        except OSError as error:
+            self.journal = None
+            self.journal_error = f"the journal has stopped: {error}"
+            log.error(self.journal_error)
 
     def _perform(self, command: AnyCommand) -> None:
         answer = self._answers.get(command.request)

@@ -15,6 +15,7 @@ from pilothouse.live.timers import NEVER
 if TYPE_CHECKING:
     from pilothouse.live.upstream import Pool
 
+NOTHING = (b"", b"")
 Fields = list[tuple[bytes, bytes]]  # header names as the engine spells them
 
 
@@ -68,7 +69,7 @@ class EngineConnection(asyncio.Protocol):
         self._now_us = pool.clock.now_us
         self._transport: asyncio.Transport
         self._receiver: Receiver | None = None
-        self._request = (b"", b"")  # kept until the answer begins, for a second try on a fresh connection
+        self._request = NOTHING  # kept until the answer begins, for a second try on a fresh connection
         self._draining = False  # reading over an answer that nobody wants
         self._paused = False
         self._sent_us = self._heard_us = 0  # request sent; last byte received, or when it became idle
@@ -141,7 +142,8 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()  # bytes that nobody asked for
             return
         self._heard_us = now_us = self._now_us()
-        self._begun = True
+        if not self._begun:
+            self._begun, self._request = True, NOTHING
         if not self._headed:
             self._head_bytes += len(data)
         garbage = None
@@ -255,7 +257,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _drop(self) -> None:
         self._receiver = None
-        self._request = (b"", b"")
+        self._request = NOTHING
         self._transport.abort()
 
     def _start_answer(self) -> None:
@@ -302,6 +304,7 @@ class EngineConnection(asyncio.Protocol):
         # An answer that came before the request was sent leaves bytes behind that the engine may read as the next request.
         if self._keep and not self._surplus and not self._paused and not self._transport.get_write_buffer_size():
             self._pool.give_back(self)
+            self._pool.timers.watch(self, self._heard_us + self._pool.limits.keep_alive_us)
         else:
             self._transport.close()
 

@@ -77,6 +77,11 @@ class KvFeed:
         """The engine's process is another one, or must be taken for one."""
         self._restart("reported as restarted")
 
+    async def settled(self) -> None:
+        """Returns when the check that follows a connection, if one is under way, has been made."""
+        async with self._turn:
+            pass
+
     def status(self) -> FeedStatus:
         counts, wrong = self._counts, self.names.wrong_size
         note = f"engine's block size is {wrong}, the pool's {self.names.dialect.block_size}" if wrong else self._note

@@ -9,7 +9,7 @@ from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 log = logging.getLogger(__name__)
 
 BACKOFF_S_MAX = 30.0
-_backoff = wait_exponential_jitter(initial=0.2, max=BACKOFF_S_MAX)
+_backoff = wait_exponential_jitter(multiplier=0.2, max=BACKOFF_S_MAX)
 
 failures: dict[str, int] = {}  # kind of loop -> failures since start; a bounded set of names
 
@@ -23,7 +23,7 @@ async def supervised(name: str, loop: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await loop()
-        except Exception as error:  # a background loop is one of the three boundaries that may catch everything
+        except Exception as error:  # noqa: BLE001 - a background loop is one of the three boundaries that may catch everything
             kind = name.partition("/")[0]
             failures[kind] = failures.get(kind, 0) + 1
             delay_s = _backoff(state)

@@ -8,6 +8,7 @@ events are followed by a subscriber of their own.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import zmq.asyncio
@@ -16,8 +17,8 @@ from pilothouse.config.schema import Config, Engine, Pool
 from pilothouse.core.errors import UpstreamError
 from pilothouse.core.events import AnyEvent, BlocksCleared, EndpointGone, EndpointSeen, LoadReported, Probed
 from pilothouse.core.units import EndpointId, Micros
-from pilothouse.live.clock import Clock
 from pilothouse.live.block_names import BlockNames
+from pilothouse.live.clock import Clock
 from pilothouse.live.inspect import EngineClient, Metrics
 from pilothouse.live.kv_events import KvFeed
 from pilothouse.live.models import ServedModel, dialect_of
@@ -88,23 +89,27 @@ class Watch:
             self._post(Probed(self._now(), self.id, False))
 
     async def _probe(self) -> None:
+        was_well = False
         while True:
             if self._seen is not None:
-                self._post(Probed(self._now(), self.id, await self._client.healthy()))
+                is_well = await self._client.healthy()
+                if is_well and not was_well:
+                    await self._recognise()
+                self._post(Probed(self._now(), self.id, is_well))
+                was_well = is_well
             await asyncio.sleep(self._config.health.every.seconds)
+
+    async def _recognise(self) -> None:
+        """An engine that answers again may be another process: that is found out before requests go there."""
+        with suppress(UpstreamError):  # the scrapes will say so
+            await self._look(inspect=False)
 
     async def _scrape(self) -> None:
         scrapes = 0
         while True:
             idle = False
             try:
-                metrics = await self._client.metrics()
-                restarted = self._metrics is not None and metrics.started_s != self._metrics.started_s
-                if restarted:
-                    self._forget_blocks()
-                if restarted or self._metrics is None or scrapes % INSPECT_EVERY == 0:
-                    await self._inspect(metrics)
-                self._report(metrics)
+                metrics = await self._look(inspect=scrapes % INSPECT_EVERY == 0)
                 idle = metrics.running + metrics.waiting == 0
                 scrapes += 1
                 self.observed.reached, self.observed.error = True, ""
@@ -114,6 +119,17 @@ class Watch:
             every_s = self._config.signals.scrape_every.seconds
             slow = IDLE_FACTOR if idle and scrapes % INSPECT_EVERY else 1
             await asyncio.sleep(min(every_s, 0.25) if self._metrics is None else every_s * slow)
+
+    async def _look(self, *, inspect: bool) -> Metrics:
+        """One scrape, and whatever else it shows to be needed."""
+        metrics = await self._client.metrics()
+        restarted = self._metrics is not None and metrics.started_s != self._metrics.started_s
+        if restarted:
+            await self._forget_blocks()
+        if restarted or self._metrics is None or inspect:
+            await self._inspect(metrics)
+        self._report(metrics)
+        return metrics
 
     def _report(self, metrics: Metrics) -> None:
         self._watch_silence(metrics)
@@ -157,7 +173,9 @@ class Watch:
             return Source(self._engine.kv_events, self._engine.kv_replay)
         sources = await self._client.kv_sources()
         if len(sources) > 1:
-            self.observed.note = f"{len(sources)} data-parallel ranks behind one address: KV blocks are assumed, not exact"
+            self.observed.note = (
+                f"{len(sources)} data-parallel ranks behind one address: KV blocks are assumed, not exact"
+            )
             return None
         return sources[0] if sources else None
 
@@ -175,10 +193,14 @@ class Watch:
             self._seen = msgspec.structs.replace(self._seen, at_us=self._now(), exact=False)
             self._post(self._seen)
 
-    def _forget_blocks(self) -> None:
-        """A new process holds nothing. A feed that works has noticed by its own connection, and may know more already."""
+    async def _forget_blocks(self) -> None:
+        """A new process holds nothing. A feed that is connected to it finds out by itself, and may know more already."""
         if self.feed is None or self._silent:
             self._post(BlocksCleared(self._now(), self.id))
+        elif self.feed.status().connected:
+            await self.feed.settled()
+        else:  # it connects again at its leisure: up to `reconnect_ms_max` later
+            self.feed.restarted()
 
     def _start_feed(self, source: Source, served: list[ServedModel]) -> None:
         adapters = {model.name: model.root or "" for model in served if model.parent}

@@ -9,10 +9,12 @@ class CacheAndLoad(Scorer, frozen=True):
     """Cache and load in one unit: the prefill work, in tokens, that stands between this request and its first token.
 
     cost = (queued prefill + this prompt's uncached tokens + step_tokens) x (1 + decode_slowdown x running requests)
+           + work_weight x this prompt's uncached tokens
 
     A cached prefix and a short queue are worth exactly the prefill they save, so there is no threshold at which one
     overrides the other. The factor is what decodes already running do to a prefill step, and what the prefill would do
-    to them. The score is the lowest cost divided by the endpoint's cost.
+    to them. The last term is what new work costs everybody who comes later: without it a burst of equal prompts would
+    be computed on every idle engine. The score is the lowest cost divided by the endpoint's cost.
     Signals: KV index (events, or own routes), in-flight ledger (current); others' requests by the last report.
     Source of the form: pending prefill plus uncached length, as in Mooncake (FAST'25) and LPWL; batch factor as in
     LMetric (arXiv 2603.15202), softened; default slope = batch slope over fixed step time of published step-time fits
@@ -20,18 +22,22 @@ class CacheAndLoad(Scorer, frozen=True):
     """
 
     decode_slowdown: float = 0.04  # relative slowdown per running request
+    work_weight: float = 0.25  # cost to others of a token computed rather than reused
     step_tokens: int = 16  # fixed cost of any prefill [tokens], so that load counts for a fully cached prompt too
 
     def __post_init__(self) -> None:
         if not 0 <= self.decode_slowdown < 1e6:  # also refuses what is not a number
             raise ValueError("decode_slowdown must be at least 0 and below a million")
+        if self.work_weight < 0:
+            raise ValueError("work_weight must not be negative")
         if self.step_tokens < 1:
             raise ValueError("step_tokens must be at least 1")
 
     def score(self, arrived: Arrived, known: Known) -> list[float]:
-        slowdown, step = self.decode_slowdown, self.step_tokens
+        slowdown, step, work = self.decode_slowdown, self.step_tokens, self.work_weight
         costs = [
             (endpoint.prefill_tokens + uncached + step) * (1.0 + slowdown * (endpoint.in_flight + others))
+            + work * uncached
             for endpoint, uncached, others in zip(known.endpoints, known.uncached_tokens, known.others, strict=True)
         ]
         lowest = min(costs)

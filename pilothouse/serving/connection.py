@@ -14,7 +14,7 @@ from pilothouse.serving import status as tables
 from pilothouse.serving.chunked import ChunkedBody
 from pilothouse.serving.exchange import Exchange
 from pilothouse.serving.head import Head, check_incomplete, parse_head
-from pilothouse.serving.headers import own_head
+from pilothouse.serving.headers import own_answer
 from pilothouse.serving.local import LocalAnswer, answer_locally
 from pilothouse.serving.plane import Plane
 from pilothouse.serving.record import Record
@@ -22,7 +22,6 @@ from pilothouse.serving.routes import Api, Kind, Path, path_of
 from pilothouse.serving.status import Refusal
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-JSON = b"application/json"
 STEERED = Kind.STEERED
 
 
@@ -83,7 +82,7 @@ class ClientConnection(asyncio.Protocol):
         if self._phase != BUSY:
             return
         if not (keep and self.may_keep_alive):
-            self._end()
+            self._end(unread=False)
             return
         self._phase, self._since_us = HEAD, self._now_us()
         self._plane.timers.watch(self, self._since_us + self._settings.idle_timeout_us)
@@ -253,12 +252,12 @@ class ClientConnection(asyncio.Protocol):
         if head.expects_continue and not rest:
             self._transport.write(CONTINUE)
         self._since_us = self._heard_us = self._now_us()
-        self._plane.timers.watch(self, self._since_us + settings.body_timeout_us)
         self._count(head.length if not head.chunked else settings.body_bytes_max // 64)
         if head.chunked:
             self._chunks, self._phase = ChunkedBody(settings.body_bytes_max), CHUNKS
         else:
             self._body, self._phase = bytearray(), BODY
+        self._plane.timers.watch(self, self._due_us())
         return rest
 
     def _take_body(self, data: bytes) -> bytes | None:
@@ -329,20 +328,15 @@ class ClientConnection(asyncio.Protocol):
         self._observe(request, head, path, local.status, outcome, code)
         if not keep:
             self._held = rest
-            self._end()
+            self._end(unread=bool(head.length or head.chunked))
             return None
         self._since_us = self._now_us()
         self._plane.timers.watch(self, self._since_us + self._settings.idle_timeout_us)
         return rest
 
     def _reply(self, status: int, body: bytes, shown: str, more: bytes, keep: bool) -> None:
-        head, keep = self._head, keep and self.may_keep_alive
-        if status == 204:
-            out = b"HTTP/1.1 204 No Content\r\n"
-        else:
-            out = own_head(status, JSON, len(body))
-        out += more + b"x-request-id: " + shown.encode() + b"\r\n" + (b"\r\n" if keep else b"connection: close\r\n\r\n")
-        self._transport.write(out if head is not None and head.method == "HEAD" else out + body)
+        bodiless = self._head is not None and self._head.method == "HEAD"
+        self._transport.write(own_answer(status, body, shown, more, keep and self.may_keep_alive, bodiless))
 
     def _refuse(self, refusal: Refusal) -> None:
         """Says no to what is not a request yet, and hangs up."""
@@ -355,9 +349,9 @@ class ClientConnection(asyncio.Protocol):
         self._body, self._chunks = bytearray(), None
         self._linger()
 
-    def _end(self) -> None:
+    def _end(self, unread: bool) -> None:
         # Closing with unread bytes makes the kernel send a reset, which may overtake the answer.
-        if self._held or self._read_paused or (self._head is not None and (self._head.length or self._head.chunked)):
+        if unread or self._held or self._read_paused:
             self._linger()
         else:
             self._close()
@@ -393,19 +387,9 @@ class ClientConnection(asyncio.Protocol):
     def _observe(
         self, request: str, head: Head | None, path: Path | None, status: int, outcome: str, code: str
     ) -> None:
-        self._plane.observe(
-            Record(
-                request=request,
-                method="" if head is None else head.method,
-                path="" if head is None else head.path,
-                api=Api.OTHER if path is None else path.api,
-                kind="malformed" if path is None else path.kind,
-                status=status,
-                outcome=outcome,
-                code=code,
-                at_us=self._now_us(),
-            )
-        )
+        asked = ("", "") if head is None else (head.method, head.path)
+        kind = ("other", "malformed") if path is None else (path.api.value, path.kind.value)
+        self._plane.observe(Record(request, *asked, *kind, status, outcome, code, at_us=self._now_us()))
 
 
 def _api_of(head: Head, path: Path) -> Api:

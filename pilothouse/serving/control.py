@@ -1,11 +1,14 @@
 """The control address: liveness, readiness, metrics, status, and why a request went where it went."""
 
-from contextlib import AbstractContextManager, nullcontext
+import asyncio
+import os
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,6 +45,15 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     note: str
 
 
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """The process that decides, which with one worker is the whole gateway. What cannot be read is 0."""
+
+    pid: int
+    rss_bytes: int
+    open_files: int  # sockets too
+    tasks: int  # of its event loop
+
+
 class Status(msgspec.Struct, frozen=True):
     """The whole gateway at one glance."""
 
@@ -55,12 +67,14 @@ class Status(msgspec.Struct, frozen=True):
     requests_waiting: int
     index: dict[str, Any]
     loop_failures: dict[str, int]
+    process: ProcessStatus
 
 
 def control_app(picker: Picker) -> Starlette:
     """The ASGI application of the control address."""
     registry = CollectorRegistry()
     registry.register(Metrics(picker.observer, picker.dispatcher, picker.clock))
+    ProcessCollector(registry=registry)
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok"})
@@ -116,7 +130,16 @@ def status_of(picker: Picker) -> Status:
         len(picker.dispatcher.waiting.line),
         {key: value for key, value in index.items() if key != "endpoints"},
         dict(supervise.failures),
+        _process(),
     )
+
+
+def _process() -> ProcessStatus:
+    rss_bytes = open_files = 0
+    with suppress(OSError):  # only Linux tells
+        rss_bytes = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        open_files = len(os.listdir("/proc/self/fd")) - 1  # one is the listing's own
+    return ProcessStatus(os.getpid(), rss_bytes, open_files, len(asyncio.all_tasks()))
 
 
 def _endpoints(picker: Picker) -> list[EndpointStatus]:
@@ -167,6 +190,8 @@ def _degraded(picker: Picker, endpoints: list[EndpointStatus], tokens: list[Toke
     sentences += [f"model {t.model}: prompts are described by {t.mode}: {t.note}" for t in tokens if t.mode != "exact"]
     if picker.dispatcher.policy_failures:
         sentences.append(f"the policy failed {picker.dispatcher.policy_failures} times; least requests decided instead")
+    if picker.driver.journal_error:
+        sentences.append(picker.driver.journal_error)
     if picker.dispatcher.index.stats().refused:
         sentences.append("the prefix index is full: raise limits.index_blocks")
     return sentences

@@ -24,7 +24,7 @@ from pilothouse.serving.record import ITL_BOUNDS_US, Record
 from pilothouse.serving.routes import Api, Kind, Path
 from pilothouse.serving.status import Refusal
 from pilothouse.wire.openai import Inspected, inspect_form, inspect_json, session_key
-from pilothouse.wire.usage import StreamUsage, Usage, response_id
+from pilothouse.wire.usage import StreamUsage, Usage, first_status, response_id
 
 if TYPE_CHECKING:
     from pilothouse.serving.connection import ClientConnection
@@ -119,10 +119,10 @@ class Exchange:
 
     def head(self, status: int, fields: Fields, length: int | None, now_us: int) -> bool:
         """Keeps a good head until its body begins; a 5xx or 429 fails the attempt."""
-        if status >= 500 or status == 429:
+        failure = tables.failure_of(status)
+        if failure is not None:
             self._carrier = None
-            busy = status in (429, 503)
-            self.failed(FailureKind.BUSY if busy else FailureKind.ERROR, f"the engine answered {status}")
+            self.failed(failure, f"the engine answered {status}")
             return False
         self._status = status
         self._answer = AnswerWriter(status, fields, length, self._head.minor)
@@ -139,6 +139,10 @@ class Exchange:
             out = writer.frame(data, last)
             if data and self._sse:
                 self._itl[bisect_left(ITL_BOUNDS_US, now_us - self._heard_us)] += 1
+        elif self._sse and (failure := tables.failure_of(first_status(data))) is not None:
+            self._drop_carrier()
+            self.failed(failure, "the engine answered an error as a stream")
+            return
         else:
             out = self._open(writer, now_us) + writer.frame(data, last)
         self._heard_us = now_us

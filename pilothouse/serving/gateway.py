@@ -104,9 +104,8 @@ async def _serve_many(config: Config, text: str, log: bool, started: Started) ->
         drain_s = config.timeouts.drain.seconds + STOP_MARGIN_S
         workers = [asyncio.create_task(_keep("worker", directory, flags, drain_s)) for _ in range(config.workers)]
         try:
-            await _until_it_listens(config.listen)
-            started(config.listen, config.control)
-            await stop.wait()
+            async with _background(_announce(config, started)):
+                await stop.wait()
         finally:
             for tasks in (workers, [picker]):  # the picker last: ends of requests still reach the journal
                 for task in tasks:
@@ -143,8 +142,9 @@ async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
         await child.wait()
 
 
-async def _until_it_listens(address: str) -> None:
-    host, _, port = address.rpartition(":")
+async def _announce(config: Config, started: Started) -> None:
+    """Waits until a worker listens, then says so."""
+    host, _, port = config.listen.rpartition(":")
     while True:
         try:
             _, writer = await asyncio.open_connection(host, int(port))
@@ -152,6 +152,7 @@ async def _until_it_listens(address: str) -> None:
             await asyncio.sleep(0.05)
             continue
         writer.close()
+        started(config.listen, config.control)
         return
 
 

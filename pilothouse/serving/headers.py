@@ -72,9 +72,13 @@ def answer_head(status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
     return parts
 
 
-def own_head(status: int, content_type: bytes, length: int) -> bytes:
-    """The start of an answer that the gateway gives itself."""
-    return _STATUS_LINES[status] + b"content-type: %s\r\ncontent-length: %d\r\n" % (content_type, length)
+def own_answer(status: int, body: bytes, shown: str, more: bytes, keep: bool, bodiless: bool) -> bytes:
+    """An answer that the gateway gives itself; `more` holds header lines."""
+    parts = [_STATUS_LINES[status]]
+    if status != 204:
+        parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
+    parts += [more, b"x-request-id: " + shown.encode() + b"\r\n", b"\r\n" if keep else b"connection: close\r\n\r\n"]
+    return b"".join(parts if bodiless else [*parts, body])
 
 
 def _named_by_connection(fields: dict[bytes, bytes]) -> frozenset[bytes]:

@@ -28,7 +28,7 @@ NOTHING = Why("", [], [], 0)  # workers do not need the receipt
 
 
 class Picker:
-    """Decides for all workers. `run` ends by cancellation, or with the exception that broke the dispatcher."""
+    """Decides for all workers. `run` ends by cancellation, or with AssertionError when the dispatcher is broken."""
 
     def __init__(self, config: Config, clock: Clock, log: IO[bytes] | None) -> None:
         self.config, self.clock = config, clock
@@ -47,9 +47,12 @@ class Picker:
         self._broken = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.discovery.run(), name="discovery")
-                tasks.create_task(supervised("flush", self._flush), name="flush")
-                await self._broken
+                discovering = tasks.create_task(self.discovery.run(), name="discovery")
+                flushing = tasks.create_task(supervised("flush", self._flush), name="flush")
+                await asyncio.wait([self._broken])
+                discovering.cancel()
+                flushing.cancel()
+            self._broken.result()  # raises here, since a task group would wrap it
         finally:
             self.observer.flush()
             self.driver.close()
@@ -60,7 +63,9 @@ class Picker:
 
     def _break(self, error: BaseException) -> None:
         if self._broken is not None and not self._broken.done():
-            self._broken.set_exception(error)
+            broken = AssertionError(f"the dispatcher failed: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self._broken.set_exception(broken)
 
     def _models_changed(self, served: dict[str, ServedModel]) -> None:
         self.served = served
@@ -71,8 +76,7 @@ class Picker:
         while True:
             await asyncio.sleep(FLUSH_S)
             self.observer.flush()
-            if self.driver.journal is not None:
-                self.driver.journal.flush()
+            self.driver.flush()
 
 
 class Desk:

@@ -6,6 +6,7 @@ route.
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 from pilothouse.core.commands import AnyCommand, Reject, RejectReason
@@ -20,6 +21,7 @@ from pilothouse.serving.record import Record
 RECONNECT_S = 0.1
 SWEEP_S = 0.5
 TELL_TOKENS_S = 2.0
+UNSENT_RECORDS_MAX = 65_536  # ends of requests kept while the picker is away; beyond it the oldest go
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class RemoteSteering:
         self._asked: dict[RequestId, Asked] = {}
         self._channel: Channel | None = None
         self._incarnation = 0
+        self._unsent: deque[Record] = deque(maxlen=UNSENT_RECORDS_MAX)
         self._lost = asyncio.Event()
 
     def arrive(self, arrived: Arrived, answer: Answer) -> None:
@@ -64,7 +67,10 @@ class RemoteSteering:
             self._send(event)
 
     def observed(self, record: Record) -> None:
-        self._send(Observed(record))
+        if self._channel is None:
+            self._unsent.append(record)
+        else:
+            self._send(Observed(record))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -76,9 +82,8 @@ class RemoteSteering:
         loop = asyncio.get_running_loop()
         while True:
             self._lost.clear()
-            channel = Channel(FromPicker, self._received, self._lost.set)
             try:
-                await loop.create_unix_connection(lambda c=channel: c, self._path)
+                _, channel = await loop.create_unix_connection(self._open, self._path)
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
@@ -86,11 +91,16 @@ class RemoteSteering:
             for asked in list(self._asked.values()):
                 if asked.waits:
                     self._ask(asked)
+            while self._unsent:
+                self._send(Observed(self._unsent.popleft()))
             try:
                 await self._lost.wait()
             finally:
                 self._channel = None
                 channel.close()
+
+    def _open(self) -> Channel:
+        return Channel(FromPicker, self._received, self._lost.set)
 
     async def _sweep(self) -> None:
         """A picker that stays away must not make clients wait for ever."""

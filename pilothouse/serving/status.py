@@ -79,6 +79,13 @@ _ANTHROPIC_TYPES = {
 REASONS: dict[int, bytes] = {s.value: s.phrase.encode() for s in HTTPStatus} | {413: b"Content Too Large"}
 
 
+def failure_of(status: int) -> FailureKind | None:
+    """How an attempt failed that an engine answered with this status; None if no other engine would do better."""
+    if status in (429, 503):
+        return FailureKind.BUSY
+    return FailureKind.ERROR if status >= 500 else None
+
+
 def rejected(reject: Reject) -> Refusal:
     """What a client is told of the dispatcher's refusal."""
     refusal = REJECTED[reject.reason]

@@ -13,6 +13,8 @@ _KEY = b'"usage"'
 _COUNT = re.compile(
     rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,15})\b'
 )
+_REFUSED = re.compile(rb'data: \{"error": ?\{')
+_CODE = re.compile(rb'"code": ?(\d{3})\b')
 _OPEN = re.compile(rb'"usage"\s*:\s*\{')
 _RESPONSE_ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_-]{1,128})"')
 
@@ -78,6 +80,17 @@ class StreamUsage:
         if _KEY in whole:
             self.usage.read(whole)
         self._carry = rest if len(rest) <= CARRY_BYTES_MAX else b"\n"
+
+
+def first_status(data: bytes) -> int:
+    """The HTTP status that an engine means by an error as the first event of a stream; 200 if that is no error.
+
+    vLLM has sent status 200 by then: its admission is checked once more when generation begins.
+    """
+    if not _REFUSED.match(data):
+        return 200
+    code = _CODE.search(data, 0, data.find(b"\n"))
+    return int(code[1]) if code else 200
 
 
 def response_id(data: bytes) -> str | None:

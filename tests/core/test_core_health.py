@@ -128,7 +128,7 @@ def test_a_fleet_that_stays_full_is_said_to_be_busy() -> None:
     world = given("a streaming=1", wait_us_max=Micros(2 * SECOND)).when(arrived("r", 10)).when(failed("r", BUSY))
     for _ in range(20):
         world.then_ticks(0.5)
-        if any("r" == c.request for c in world.commands) and "r" not in world.dispatcher.requests:
+        if any(c.request == "r" for c in world.commands) and "r" not in world.dispatcher.requests:
             break
         world.when(failed("r", BUSY))
     assert world.now_us <= 3 * SECOND

@@ -27,7 +27,11 @@ POLICIES: list[object] = [
     "session_affinity",
     "random",
     {"filters": ["kv_headroom"], "scorers": ["queue_depth", "kv_free", {"type": "prefix_cache", "weight": 2}]},
-    {"filters": [{"type": "in_flight_limit", "requests_max": 2}], "scorers": ["prefix_cache"], "picker": "power_of_two"},
+    {
+        "filters": [{"type": "in_flight_limit", "requests_max": 2}],
+        "scorers": ["prefix_cache"],
+        "picker": "power_of_two",
+    },
     {"scorers": ["cache_and_load", "session"], "picker": "weighted_random"},
 ]
 limits = st.builds(

@@ -45,8 +45,8 @@ def test_each_policy(policy: str, fleet: str, prompt: str, endpoint: str) -> Non
 
 TRADES = [
     # A prompt of 1000 blocks, 16,000 tokens: half of it cached on a, which is busy; b is idle and cold.
-    ("a cached=p:500 busy=1x7000 | b", "a"),  # 7,000 + 8,001 < 16,001
-    ("a cached=p:500 busy=1x9000 | b", "b"),  # 9,000 + 8,001 > 16,001
+    ("a cached=p:500 busy=1x7000 | b", "a"),  # 7,000 + 8,001 + 2,000 < 16,001 + 4,000
+    ("a cached=p:500 busy=1x11000 | b", "b"),  # 11,000 + 8,001 + 2,000 > 16,001 + 4,000
     ("a cached=p:999 busy=1x12000 | b", "a"),
     ("a cached=p:999 streaming=200 | b", "a"),  # even a fully loaded engine answers a cached prompt sooner
     ("a cached=p:100 streaming=50 | b", "b"),
@@ -68,6 +68,19 @@ def test_a_route_counts_on_whole_cached_blocks_and_never_on_the_last_token() -> 
 def test_a_routed_prompt_counts_as_cached_before_the_engine_reports_it() -> None:
     world = given("a exact | b exact | c exact").when(arrived("r1", prompt="p:100")).expect(route("r1", "a"))
     world.when(first_token("r1"), arrived("r2", prompt="p:100")).expect(route("r2", "a", cached_tokens=1600))
+
+
+def test_a_burst_of_one_prompt_on_an_idle_fleet_is_not_computed_everywhere() -> None:
+    world = given(" | ".join(f"e{i}" for i in range(8)))
+    for i in range(6):
+        world.when(arrived(f"r{i}", prompt="p:500")).expect(route(f"r{i}", "e0"))
+
+
+def test_two_models_on_the_same_engines_take_turns_each() -> None:
+    world = given("a models=m,n | b models=m,n", "round_robin")
+    for i in range(4):
+        world.when(arrived(f"m{i}", 10)).expect(route(f"m{i}", "ab"[i % 2]))
+        world.when(arrived(f"n{i}", 10, model="n")).expect(route(f"n{i}", "ab"[i % 2]))
 
 
 def test_a_prefix_that_is_being_computed_is_worth_waiting_for_when_the_others_are_busier() -> None:

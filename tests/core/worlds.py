@@ -59,7 +59,7 @@ def arrived(request: str, tokens: int | None = None, prompt: str = "", **more: A
     """Streams, and asks for model m, unless told otherwise; `tokens` defaults to the prompt's blocks and one more."""
     keys = blocks(prompt)
     count = tokens if tokens is not None else len(keys) * BLOCK + 1
-    fields = {"model": "m", "stream": True, "block_size": BLOCK if keys else 0} | more
+    fields: dict[str, Any] = {"model": "m", "stream": True, "block_size": BLOCK if keys else 0} | more
     return Arrived(NOW, RequestId(request), prompt_tokens=count, blocks=keys, **fields)
 
 
@@ -165,7 +165,8 @@ class World:
 
     def then_ticks(self, seconds: float) -> Self:
         """Ticks whenever the dispatcher wants one, for so long; `commands` are all that came of it."""
-        end_us, commands = Micros(self.now_us + round(seconds * 1e6)), []
+        end_us = Micros(self.now_us + round(seconds * 1e6))
+        commands: list[AnyCommand] = []
         for _ in range(10_000):
             wake_us = self.dispatcher.next_wake_us()
             if wake_us is None or wake_us > end_us:
@@ -199,7 +200,7 @@ def given(fleet: str, policy: object = "cache_and_load", **settings: Any) -> Wor
         _join(world, name, dict(_word(word) for word in words))
     for name, *words in described:
         _settle(world, name, dict(_word(word) for word in words))
-    world.dispatcher.turn = 0  # what was put on the fleet here is no decision: the first tie goes to the first
+    world.dispatcher.turns.clear()  # what was put on the fleet here is no decision: the first tie goes to the first
     world.commands = []
     return world
 
@@ -213,7 +214,9 @@ def _join(world: World, name: str, words: dict[str, str]) -> None:
     known = {"models", "exact", "cached", "blocks", "busy", "streaming", "running", "queue", "kv", "ejected"}
     assert words.keys() <= known, f"a fleet knows no {words.keys() - known}"
     exact = "exact" in words or "cached" in words
-    world.send(seen(name, words.get("models", "m"), exact=exact, kv_blocks=int(words.get("blocks", 0)), block_size=BLOCK))
+    world.send(
+        seen(name, words.get("models", "m"), exact=exact, kv_blocks=int(words.get("blocks", 0)), block_size=BLOCK)
+    )
     if "cached" in words:
         world.send(stored(name, words["cached"]))
 

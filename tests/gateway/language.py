@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from urllib.request import urlopen
 
 from rig.engines import Engine
 from rig.gateways import Gateway
@@ -39,3 +40,10 @@ def in_flight(gateway: Gateway, name: str) -> int:
 def by_name(pair: tuple[Engine, Engine], name: str) -> tuple[Engine, str]:
     """The engine called so, and the other one's name."""
     return (pair[0], "b") if name == "a" else (pair[1], "a")
+
+
+def engine_metric(engine: Engine, name: str) -> float:
+    """A number as the engine itself tells it; 0 for one it does not have yet."""
+    with urlopen(f"{engine.url}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))

@@ -8,8 +8,8 @@ from pilothouse.core.commands import Abort
 from rig.clients import Client
 from rig.engines import Engine, Rig, free_port
 from rig.gateways import Gateway
-from tests.gateway.conftest import Gateways
 from tests.gateway.language import by_name, do, in_flight, prompt, until
+from tests.gateway.laws import Gateways
 from tests.gateway.scripted import GOOD, SSE_HEAD, Scripted, after, event, ok, saying
 
 pytestmark = pytest.mark.engine
@@ -18,7 +18,7 @@ LONG = 3000  # tokens: some seconds of decoding
 
 
 async def test_an_engine_that_died_idle_costs_nobody_anything(pair: Pair, gateways: Gateways) -> None:
-    gateway = gateways.steer(*(e.url for e in pair))
+    gateway = await gateways.steer(*(e.url for e in pair))
     async with Client(gateway.url) as client:
         warm = [await client.ask(prompt()) for _ in range(4)]
         assert {answer.endpoint for answer in warm} == {"a", "b"}, "both have kept-alive connections now"
@@ -30,7 +30,7 @@ async def test_an_engine_that_died_idle_costs_nobody_anything(pair: Pair, gatewa
 
 
 async def test_a_stream_cut_by_the_engines_death_ends_as_a_stream(pair: Pair, gateways: Gateways) -> None:
-    gateway = gateways.steer(*(e.url for e in pair))
+    gateway = await gateways.steer(*(e.url for e in pair))
     async with Client(gateway.url) as client, client.stream(prompt(), max_tokens=LONG) as stream:
         engine, _ = by_name(pair, stream.endpoint)
         await do(engine.kill)
@@ -39,13 +39,13 @@ async def test_a_stream_cut_by_the_engines_death_ends_as_a_stream(pair: Pair, ga
         assert answer.events[-1] == "[DONE]"
         assert answer.error is not None and answer.error["code"] == "engine_broke_off"
         await until(gateway.is_idle)
-    gateways.finish(gateway)
-    (line,) = gateway.lines()
+    await gateways.finish(gateway)
+    (line,) = gateway.requests()
     assert (line["outcome"], line["status"], line["code"]) == ("failed", 200, "broken")
 
 
 async def test_a_unary_request_survives_its_engines_death(pair: Pair, gateways: Gateways) -> None:
-    gateway = gateways.steer(*(e.url for e in pair))
+    gateway = await gateways.steer(*(e.url for e in pair))
     async with Client(gateway.url) as client:
         asked = asyncio.create_task(client.ask(prompt(), max_tokens=LONG))
         name = await routed(gateway)
@@ -56,8 +56,13 @@ async def test_a_unary_request_survives_its_engines_death(pair: Pair, gateways: 
         assert answer.usage["completion_tokens"] == LONG
 
 
-async def test_an_engine_that_comes_back_is_used_and_its_cache_known(rig: Rig, pair: Pair, gateways: Gateways) -> None:
-    gateway = gateways.steer(*(e.url for e in pair))
+@pytest.mark.parametrize("kv", ["exact", "assumed"])
+async def test_an_engine_that_comes_back_is_used_and_its_cache_known(
+    kv: str, rig: Rig, pair: Pair, quiet: Pair, gateways: Gateways
+) -> None:
+    pair = pair if kv == "exact" else quiet
+    gateway = await gateways.steer(*(e.url for e in pair))
+    assert [e["kv"] for e in gateway.status()["endpoints"]] == [kv, kv]
     async with Client(gateway.url) as client:
         prompts = [prompt() for _ in range(4)]
         first = [await client.ask(text) for text in prompts]
@@ -78,7 +83,7 @@ async def test_an_engine_that_comes_back_is_used_and_its_cache_known(rig: Rig, p
 
 
 async def test_requests_leave_an_engine_that_hangs(pair: Pair, gateways: Gateways) -> None:
-    gateway = gateways.steer(*(e.url for e in pair))
+    gateway = await gateways.steer(*(e.url for e in pair))
     loop = asyncio.get_running_loop()
     async with Client(gateway.url) as client, client.stream(prompt(), max_tokens=LONG) as begun:
         name = begun.endpoint
@@ -102,14 +107,14 @@ async def test_requests_leave_an_engine_that_hangs(pair: Pair, gateways: Gateway
         assert answer.is_good and answer.usage["completion_tokens"] == LONG, "a begun stream waits for its engine"
         await until(lambda: gateway.states() == "up up")
         assert name in {a.endpoint for a in await asyncio.gather(*(client.ask(prompt()) for _ in range(6)))}
-    gateways.finish(gateway)
+    await gateways.finish(gateway)
     aborted = [c.request for entry in gateway.entries() for c in entry.commands if isinstance(c, Abort)]
     assert sorted(aborted) == sorted(a.request for a in answers)
 
 
 async def test_a_slow_engine_gets_less(pair: Pair, gateways: Gateways) -> None:
     async with Scripted(after(1.0, ok(GOOD))) as slow:
-        gateway = gateways.steer(pair[0].url, slow.url)
+        gateway = await gateways.steer(pair[0].url, slow.url)
         async with Client(gateway.url) as client:
             answers = []
 
@@ -124,7 +129,7 @@ async def test_a_slow_engine_gets_less(pair: Pair, gateways: Gateways) -> None:
 
 async def test_an_engine_too_slow_to_begin_is_left(pair: Pair, gateways: Gateways) -> None:
     async with Scripted(after(30, ok(GOOD))) as slow:
-        gateway = gateways.steer(slow.url, pair[0].url, timeouts={"first_byte": "700ms"}, policy="round_robin")
+        gateway = await gateways.steer(slow.url, pair[0].url, timeouts={"first_byte": "700ms"}, policy="round_robin")
         async with Client(gateway.url) as client:
             answers = [await client.ask(prompt(20)) for _ in range(8)]
         assert all(a.is_good and a.endpoint == "b" for a in answers)
@@ -146,28 +151,39 @@ GARBAGE = {
 @pytest.mark.parametrize("said", GARBAGE)
 async def test_nonsense_from_one_engine_is_answered_by_another(said: str, pair: Pair, gateways: Gateways) -> None:
     async with Scripted(saying(GARBAGE[said])) as bad:
-        gateway = gateways.steer(bad.url, pair[0].url, policy="round_robin", health={"backoff": "30s", "every": "200ms"})
+        gateway = await gateways.steer(
+            bad.url, pair[0].url, policy="round_robin", health={"backoff": "30s", "every": "200ms"}
+        )
         async with Client(gateway.url) as client:
             answers = [await client.ask(prompt(20), stream=turn % 2 == 1) for turn in range(8)]
         assert all(a.is_good and a.endpoint == "b" for a in answers), [(a.status, a.error, a.broke) for a in answers]
         assert bad.asked == 3 and gateway.endpoint("a")["state"] == "ejected"
 
 
-async def test_nonsense_in_the_middle_of_a_stream_ends_it_as_a_stream(gateways: Gateways) -> None:
-    begun = SSE_HEAD + event(b'{"choices":[]}')
-    for raw, code in ((begun + b"zz\r\nwhat", "engine_garbage"), (begun + b"40\r\ndata: {", "engine_broke_off")):
-        async with Scripted(saying(raw)) as bad:
-            gateway = gateways.steer(bad.url)
-            async with Client(gateway.url) as client:
-                answer = await client.ask(prompt(20), stream=True)
-            assert (answer.status, answer.broke, answer.events[-1]) == (200, "", "[DONE]")
-            assert answer.error is not None and answer.error["code"] == code
-            gateways.finish(gateway)
+@pytest.mark.parametrize(("rest", "code"), [(b"zz\r\nwhat", "engine_garbage"), (b"40\r\ndata: {", "engine_broke_off")])
+async def test_nonsense_in_the_middle_of_a_stream_ends_it_as_a_stream(
+    rest: bytes, code: str, gateways: Gateways
+) -> None:
+    begun = asyncio.Event()
+
+    async def chat(writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + event(b'{"choices":[]}'))
+        await begun.wait()
+        writer.write(rest)
+
+    async with Scripted(chat) as bad:
+        gateway = await gateways.steer(bad.url)
+        async with Client(gateway.url) as client, client.stream(prompt(20)) as stream:
+            begun.set()
+            answer = await stream.rest()
+        assert (answer.status, answer.broke, answer.events[-1]) == (200, "", "[DONE]")
+        assert answer.error is not None and answer.error["code"] == code
+        await gateways.finish(gateway)
 
 
 async def test_requests_wait_for_the_first_engine(rig: Rig, gateways: Gateways, tiny: str) -> None:
     port = free_port()
-    gateway = gateways.start(f"http://127.0.0.1:{port}")
+    gateway = await gateways.start(f"http://127.0.0.1:{port}")
     assert gateway.get("/ready")[0] == 503
     async with Client(gateway.url) as client:
         asked = [asyncio.create_task(client.ask(prompt(), stream=stream)) for stream in (False, True)]
@@ -177,13 +193,13 @@ async def test_requests_wait_for_the_first_engine(rig: Rig, gateways: Gateways, 
             await do(engine.wait_ready)
             answers = await asyncio.gather(*asked)
             assert all(a.is_good for a in answers), [(a.status, a.error) for a in answers]
-            gateways.finish(gateway)
+            await gateways.finish(gateway)
         finally:
             await do(engine.kill)
 
 
 async def test_nobody_waits_for_ever(gateways: Gateways) -> None:
-    gateway = gateways.start(f"http://127.0.0.1:{free_port()}", timeouts={"waiting": "500ms"})
+    gateway = await gateways.start(f"http://127.0.0.1:{free_port()}", timeouts={"waiting": "500ms"})
     async with Client(gateway.url) as client:
         answer = await client.ask(prompt())
     assert answer.status == 503 and int(answer.headers["retry-after"]) >= 1
@@ -192,8 +208,6 @@ async def test_nobody_waits_for_ever(gateways: Gateways) -> None:
 
 async def routed(gateway: Gateway) -> str:
     """Where the one request in flight is."""
-    names = [endpoint["endpoint"] for endpoint in gateway.status()["endpoints"]]
+    names: list[str] = [endpoint["endpoint"] for endpoint in gateway.status()["endpoints"]]
     await until(lambda: any(in_flight(gateway, name) for name in names))
     return next(name for name in names if in_flight(gateway, name))
-
-

@@ -77,7 +77,7 @@ def test_every_engine_is_ready_for_steering() -> None:
 def test_the_users_value_takes_the_place_of_the_default(given: str) -> None:
     (command,) = commands(CPU, given)
     written = [word for word in command.arguments if word.startswith("--block")]
-    assert written == [given.split()[0]]
+    assert written == [given.split(maxsplit=1)[0]]
 
 
 def test_a_switch_turned_off_is_not_also_turned_on() -> None:

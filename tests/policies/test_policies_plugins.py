@@ -63,11 +63,13 @@ def scores(scorer: Scorer, *fleet: At) -> list[float]:
 
 SCORES: list[tuple[Scorer, list[At], list[float]]] = [
     (CacheAndLoad(step_tokens=16), [At(), At()], [1.0, 1.0]),
-    (CacheAndLoad(), [At(), At(prefill=1616)], [1.0, 0.5]),
-    (CacheAndLoad(), [At(cached=1584), At()], [1.0, 32 / 1616]),
-    (CacheAndLoad(decode_slowdown=0.5), [At(), At(in_flight=1, others=1)], [1.0, 0.5]),
+    (CacheAndLoad(work_weight=0), [At(), At(prefill=1616)], [1.0, 0.5]),
+    (CacheAndLoad(work_weight=0), [At(cached=1584), At()], [1.0, 32 / 1616]),
+    (CacheAndLoad(work_weight=0.25), [At(cached=1584), At()], [1.0, (32 + 4) / (1616 + 400)]),
+    (CacheAndLoad(work_weight=0, decode_slowdown=0.5), [At(), At(in_flight=1, others=1)], [1.0, 0.5]),
     (CacheAndLoad(decode_slowdown=0), [At(), At(in_flight=99)], [1.0, 1.0]),
-    (CacheAndLoad(), [At(cached=800, prefill=800), At()], [1.0, 1.0]),
+    (CacheAndLoad(work_weight=0), [At(cached=800, prefill=800), At()], [1.0, 1.0]),
+    (CacheAndLoad(work_weight=0.5), [At(cached=800, prefill=800), At()], [1.0, (1616 + 400) / (1616 + 800)]),
     (PrefixCache(), [At(cached=0), At(cached=400), At(cached=1600)], [0.0, 0.25, 1.0]),
     (LeastRequests(), [At(in_flight=1), At(others=3), At()], [0.5, 0.25, 1.0]),
     (QueueDepth(), [At(queue=0), At(queue=64), At(queue=128), At(queue=500), At()], [1.0, 0.5, 0.0, 0.0, 0.5]),

@@ -96,8 +96,8 @@ class World:
 
     def __init__(self, *urls: str, **settings: Any) -> None:
         self.steering, self.directory, self.records = FakeSteering(*urls), FakeDirectory(), list[Record]()
-        limits = UpstreamLimits(**settings.pop("upstream", {}))
-        self.settings = FrontSettings(**({"timer_tick_us": 10_000, "upstream": limits} | settings))
+        limits: Any = UpstreamLimits(**settings.pop("upstream", {}))
+        self.settings = FrontSettings(**{"timer_tick_us": 10_000, "upstream": limits, **settings})
         self.door = FrontDoor(
             self.settings, steering=self.steering, directory=self.directory, clock=Clock(), observe=self.records.append
         )
@@ -148,6 +148,14 @@ class Client:
 
     def close(self) -> None:
         self.writer.close()
+
+    def read_nothing(self) -> None:
+        """Becomes a client that takes no byte."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        """And recovers."""
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def closed(self) -> None:
         """Waits until the socket is released."""

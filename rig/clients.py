@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,11 +85,20 @@ class Answer:
 class Client:
     """Asks one server, each request on a connection of its own, so that a fault of one says nothing of another."""
 
-    def __init__(self, url: str, model: str = "tiny", timeout: float = 60) -> None:
-        self.url, self.model = url, model
+    def __init__(self, url: str, model: str = "tiny", timeout: float = 60, receive_buffer: int = 0) -> None:
+        """`receive_buffer` [bytes] is for a client that means to read slowly; 0 leaves it to the system."""
+        self.url, self.model, self._receive_buffer = url, model, receive_buffer
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=timeout)
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=self._socket),
+            timeout=aiohttp.ClientTimeout(total=timeout),
+            read_bufsize=receive_buffer or 65_536,
         )
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        if self._receive_buffer:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        return made
 
     async def __aenter__(self) -> "Client":
         return self
@@ -112,9 +122,11 @@ class Client:
         return answer
 
     @asynccontextmanager
-    async def stream(self, prompt: str = "hello", **more: Any) -> AsyncIterator["Stream"]:
+    async def stream(
+        self, prompt: str = "hello", *, headers: Mapping[str, str] = {}, **more: Any
+    ) -> AsyncIterator["Stream"]:
         """A stream that has begun; leaving the block before its end hangs up."""
-        async with self._send(prompt, CHAT, {}, {"stream": True, **more}) as response:
+        async with self._send(prompt, CHAT, headers, {"stream": True, **more}) as response:
             stream = Stream(response)
             stream.answer.body = await response.content.readany()
             yield stream

@@ -191,6 +191,7 @@ if __name__ == "__main__":
     try:
         asyncio.run(main(chosen.against))
     except KeyboardInterrupt:
+        say("Stopped. Nothing that was started is left running.")
         sys.exit(130)
     except Exception as error:
         if (problem := foreseen(error)) is None:

@@ -39,29 +39,33 @@ async def fleet(model: Path, policy: str) -> AsyncIterator[tuple[str, str]]:
         stderr=STDOUT,
         start_new_session=True,  # Ctrl-C is for the demo, which then stops its child in order
     )
-    telling = asyncio.create_task(tell(child))
+    told: list[str] = []
+    telling = asyncio.create_task(tell(child, told))
     try:
-        await until_ready(child, f"http://{control}")
+        await until_ready(child, f"http://{control}", told)
         yield f"http://{api}/v1", f"http://{control}"
     finally:
         await asyncio.shield(asyncio.ensure_future(stop(child)))
         await telling
 
 
-async def tell(child: Process) -> None:
+async def tell(child: Process, told: list[str]) -> None:
     """Passes on what the child says."""
     assert child.stdout
     async for line in child.stdout:
-        say(f"  | {line.decode(errors='replace').rstrip()}")
+        told.append(line.decode(errors="replace").rstrip())
+        say(f"  | {told[-1]}")
 
 
-async def until_ready(child: Process, control: str) -> None:
+async def until_ready(child: Process, control: str, told: list[str]) -> None:
     """Returns when every engine is up and what its cache holds is known from its own events."""
     deadline = time.monotonic() + LOADING_S
     async with aiohttp.ClientSession(timeout=PROBE_S) as session:
         while time.monotonic() < deadline:
             if child.returncode is not None:
                 raise DemoFailed(f"`pilothouse up` ended with status {child.returncode}; what it said is above")
+            if any(": failed" in line for line in told):
+                raise DemoFailed(f"an engine could not be started; why is above, and in {LOGS}")
             with suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(f"{control}/status") as answer:
                     endpoints = (await answer.json())["endpoints"]

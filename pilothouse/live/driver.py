@@ -54,7 +54,7 @@ class Driver:
         if event.at_us < self.dispatcher.now_us:
             event = msgspec.structs.replace(event, at_us=self.dispatcher.now_us)
         try:
-            self._keep_journal(lambda journal: journal.full and journal.rotate(self._state(journal)))
+            self._keep_journal(self._begin_segment)
             commands = self.dispatcher.handle(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, the state cannot be trusted after it
             self._is_broken = True
@@ -78,9 +78,10 @@ class Driver:
             self._timer.cancel()
         self._keep_journal(Writer.close)
 
-    def _state(self, journal: Writer) -> bytes:
-        """What a segment begins with; the first one of a run begins with nothing."""
-        return self.dispatcher.snapshot() if journal.begun else b""
+    def _begin_segment(self, journal: Writer) -> None:
+        """A segment begins with the state before its first event; the first one of a run begins with nothing."""
+        if journal.full:
+            journal.rotate(self.dispatcher.snapshot() if journal.begun else b"")
 
     def _keep_journal(self, act: Callable[[Writer], object]) -> None:
         """A disk that is full ends the journal, loudly, and not the traffic."""

@@ -44,17 +44,20 @@ FromPicker = Route | Reject | Abort | ModelsServed
 
 
 class Channel(asyncio.Protocol):
-    """One end of a connection. `received` gets each message, `lost` is called once when the connection ends."""
+    """One end of a connection: `opened` is called at its beginning, `received` with each message, `lost` at its end."""
 
-    def __init__(self, kind: Any, received: Callable[[Any], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self, kind: Any, opened: Callable[[], None], received: Callable[[Any], None], lost: Callable[[], None]
+    ) -> None:
         self._decoder = msgspec.msgpack.Decoder(kind)
         self._encoder = msgspec.msgpack.Encoder()
-        self._received, self._lost = received, lost
+        self._opened, self._received, self._lost = opened, received, lost
         self._in, self._out = bytearray(), bytearray()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own kind is not a subclass
+        self._opened()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

@@ -40,9 +40,8 @@ class FrontDoor:
             self._server.close()
         for connection in list(plane.connections):
             connection.drain()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while plane.connections and loop.time() < deadline:
+        deadline_us = plane.clock.now_us() + int(seconds * 1e6)
+        while plane.connections and plane.clock.now_us() < deadline_us:
             await asyncio.sleep(DRAIN_POLL_S)
         in_time = not plane.connections
         for connection in list(plane.connections):

@@ -90,6 +90,7 @@ async def serve_worker(config: Config, runtime: Path) -> None:
     worker = Worker(config, clock)
     steering = RemoteSteering(str(runtime / SOCKET), worker.directory, clock, config.timeouts.waiting)
     async with _background(steering.run()) as connected:
+        await steering.informed.wait()
         await worker.start(steering, steering.observed, share_port=True)
         await _stopped(connected)
         await worker.stop()

@@ -86,12 +86,14 @@ class Desk:
         self._picker = picker
         self._requests: dict[RequestId, None] = {}
         self._tokens: list[TokenStatus] = []
-        self.channel = Channel(FromWorker, self._received, self._lost)
+        self.channel = Channel(FromWorker, self._opened, self._received, self._lost)
         self._name = f"worker {picker.workers}"
         picker.workers += 1
         picker.listeners.append(self._models_changed)
         picker.tokens[self._name] = lambda: self._tokens
-        asyncio.get_running_loop().call_soon(self._models_changed, picker.served)
+
+    def _opened(self) -> None:
+        self._models_changed(self._picker.served)
 
     def _received(self, message: AnyEvent | Observed | TokensTold) -> None:
         if isinstance(message, Observed):

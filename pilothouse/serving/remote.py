@@ -44,6 +44,7 @@ class RemoteSteering:
         self._incarnation = 0
         self._unsent: deque[Record] = deque(maxlen=UNSENT_RECORDS_MAX)
         self._lost = asyncio.Event()
+        self.informed = asyncio.Event()  # the picker has said what the fleet serves
 
     def arrive(self, arrived: Arrived, answer: Answer) -> None:
         asked = self._asked[arrived.request] = Asked(arrived, answer, 0)
@@ -100,7 +101,7 @@ class RemoteSteering:
                 channel.close()
 
     def _open(self) -> Channel:
-        return Channel(FromPicker, self._received, self._lost.set)
+        return Channel(FromPicker, lambda: None, self._received, self._lost.set)
 
     async def _sweep(self) -> None:
         """A picker that stays away must not make clients wait for ever."""
@@ -131,6 +132,7 @@ class RemoteSteering:
     def _received(self, message: AnyCommand | ModelsServed) -> None:
         if isinstance(message, ModelsServed):
             self._directory.update(message.served)
+            self.informed.set()
             return
         asked = self._asked.get(message.request)
         if asked is None:

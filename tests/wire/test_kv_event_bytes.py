@@ -119,7 +119,7 @@ def test_malformed_batches(payload: bytes) -> None:
 
 
 @given(
-    st.binary(max_size=60) | st.builds(lambda at, byte: _flipped(at, byte), st.integers(0, 200), st.integers(0, 255))
+    st.binary(max_size=60) | st.builds(lambda at, byte: _flipped(at, byte), st.integers(0, 200), st.integers(0, 255))  # noqa: PLW0108 - it is defined below
 )
 def test_any_bytes_decode_or_are_refused(payload: bytes) -> None:
     try:

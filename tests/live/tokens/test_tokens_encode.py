@@ -14,7 +14,8 @@ from pilothouse.live.tokens.tokenizer import load_tokenizer
 
 SEAMS = [
     *SPECIAL, "<tool_call>", "<pad>", "<mask>", "<s>", "</s>", "<unk>", "[CLS]", "<|", "|>", "im_end|>x", "<|im_start|>system",
-    " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u0301", "e\u0301", "é", "café", "\u200d", "👩‍🚀", "你好", "ﬁ", "▁", "hello", "Hello",
+    " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u0301", "e\u0301", "é", "café", "\u200d", "👩‍🚀", "你好", "ﬁ", "▁",
+    "hello", "Hello",
     "don't", "12345", ".", "x", "", "\u0130", "\ufdd0", "\x00",
 ]  # fmt: skip
 PROMPTS = st.lists(st.one_of(st.sampled_from(SEAMS), st.text(max_size=8)), max_size=12).map("".join)

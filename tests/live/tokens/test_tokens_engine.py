@@ -27,7 +27,8 @@ pytestmark = pytest.mark.engine
 CONTEXT = 32_768
 TOOLS_ALLOWED = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--max-model-len", str(CONTEXT))
 # Shows everything a template can see, in the form it has there: parts, names, reasoning, ids, order of fields, kwargs.
-BUSY = """{{ bos_token }}{% if tools %}{{ tools | tojson }}{% for t in tools %}{{ t.function.items() | list }}{% endfor %}{% endif %}
+BUSY = """{{ bos_token }}{% if tools %}{{ tools | tojson }}
+{%- for t in tools %}{{ t.function.items() | list }}{% endfor %}{% endif %}
 {%- if documents %}{{ documents | tojson(indent=1) }}{% endif -%}
 {{ enable_thinking | default('unset') }}|{{ reasoning_effort | default('unset') }}|{{ style | default('unset') }}|{{ extra }}
 {%- for message in messages %}

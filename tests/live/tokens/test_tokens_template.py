@@ -150,7 +150,10 @@ def test_named_template_for_tools() -> None:
     [
         ("{% for m in messages %}{{ m.content }}{% endfor %}", False),
         (
-            "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('x') }}{% endif %}{% endfor %}",
+            (
+                "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+                "{{ raise_exception('x') }}{% endif %}{% endfor %}"
+            ),
             True,
         ),
         ("{% generation %}{% endgeneration %}", True),

@@ -4,8 +4,8 @@ python -m benchmarks.dataplane [--quick] [--json] [--rounds N] [--seconds S]
 
 All forward to one canned model server on this machine, over loopback; ../shared/tools/proxy_bench measures. Needs gcc, wrk and
 nginx. The routers are used where `.cache/rivals/NAME` is a virtual environment that holds them, for instance made by
-`python3.11 -m venv .cache/rivals/vllm-router && .cache/rivals/vllm-router/bin/pip install vllm-router`. Ours does what it
-does in production but for the decision itself: checks, body inspection, counts, one record per request.
+`python3.11 -m venv .cache/rivals/vllm-router && .cache/rivals/vllm-router/bin/pip install vllm-router`. Ours is
+`pilothouse serve` as users run it: exact tokens and block hashes, the cache-and-load policy, metrics, the request log.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from rig.model import tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT.parent / "shared" / "tools" / "proxy_bench" / "run.py"
@@ -58,8 +60,7 @@ def main() -> int:
 def measure(rounds: int, seconds: int, *, quiet: bool) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Medians per body size and proxy, and the rivals that are not installed."""
     engine = f"http://127.0.0.1:{ENGINE_PORT}"
-    commands = {"pilothouse": [sys.executable, "-m", "benchmarks.dataplane_starter", str(FIRST_PORT), engine]}
-    skipped = []
+    commands, skipped = {"pilothouse": [sys.executable, "-m", "pilothouse.cli", "serve", "-c", "{folder}/ours.yaml"]}, []
     for port, (name, program) in enumerate(RIVALS.items(), FIRST_PORT + 1):
         binary = ROOT / ".cache" / "rivals" / program / "bin" / program
         if binary.exists():
@@ -70,11 +71,12 @@ def measure(rounds: int, seconds: int, *, quiet: bool) -> tuple[dict[str, dict[s
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
+            (Path(folder) / "ours.yaml").write_text(json.dumps(configuration(engine)))
             started.append(start([sys.executable, str(TOOL), "upstream"], folder, "engine"))
             wait_for(f"{engine}/v1/models")
             proxies = []
             for port, (name, command) in enumerate(commands.items(), FIRST_PORT):
-                started.append(start(command, folder, name))
+                started.append(start([part.format(folder=folder) for part in command], folder, name))
                 wait_for(f"http://127.0.0.1:{port}/health")
                 proxies.append(f"{name}=http://127.0.0.1:{port},{started[-1].pid}")
             for label, size in BODIES.items():
@@ -127,6 +129,12 @@ def targets_of(figures: dict[str, float]) -> dict[str, list[Any]]:
         name: [">=", 1.0] for name in figures if any(name.endswith(f"_vs_{r}") for r in RIVALS)
     }
     return ahead | {name: ["<=", 0] for name in figures if name.startswith("errors_")}
+
+
+def configuration(engine: str) -> dict[str, Any]:
+    """Ours. The canned server tells nothing of itself, so model and tokenizer are declared."""
+    pool = {"endpoints": [{"url": engine}], "models": ["m"], "tokenizer": str(tiny_model())}
+    return {"listen": f"127.0.0.1:{FIRST_PORT}", "control": f"127.0.0.1:{FIRST_PORT + 100}", "pools": [pool]}
 
 
 def router_command(binary: Path, port: int, engine: str) -> list[str]:

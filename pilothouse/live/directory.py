@@ -77,6 +77,11 @@ class Directory:
     def tokens(self, model: str) -> Described | None:
         return self._names.get(model)
 
+    def engine_key(self, model: str) -> str | None:
+        """The API key of the engines that serve the model, None if they ask for none."""
+        served = self._served.get(model)
+        return self._keys.get(served.pool) if served is not None else None
+
     def block_size(self, model: str) -> int:
         """Tokens per block of what that model's describer returns; 0 for an unknown model."""
         described = self._names.get(model)

@@ -83,6 +83,9 @@ class Watch:
 
     def _announce_unreached(self) -> None:
         """Requests for declared models wait for the engine rather than being refused as unknown."""
+        urls, tokenizer = (self._engine.url,), self._pool.tokenizer
+        declared = [ServedModel(name, self._pool.name, tokenizer=tokenizer, urls=urls) for name in self._pool.models]
+        self._listed(self.id, declared)
         self._seen = EndpointSeen(self._now(), self.id, self._engine.url, self._pool.name, list(self._pool.models))
         self._post(self._seen)
         for _ in range(self._config.health.probe_failures):

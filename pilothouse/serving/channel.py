@@ -33,14 +33,21 @@ class TokensTold(msgspec.Struct, frozen=True, tag=True, array_like=True):
     tokens: list[TokenStatus]
 
 
+class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An engine made a response that clients may refer to; the picker passes it on to the other workers."""
+
+    response: str
+    endpoint: str
+
+
 class ModelsServed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """What the fleet serves now; sent to each worker at first and at each change."""
 
     served: dict[str, ServedModel]
 
 
-FromWorker = Arrived | FirstToken | Finished | Failed | Cancelled | Observed | TokensTold
-FromPicker = Route | Reject | Abort | ModelsServed
+FromWorker = Arrived | FirstToken | Finished | Failed | Cancelled | Observed | TokensTold | Stored
+FromPicker = Route | Reject | Abort | ModelsServed | Stored
 
 
 class Channel(asyncio.Protocol):

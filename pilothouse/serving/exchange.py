@@ -212,7 +212,7 @@ class Exchange:
             model = plane.directory.default_model() or ""
         self._model, self._stream, self._body = model, found.stream, found.raw
         self._pin(found)
-        session = head.fields.get(b"x-session-id")
+        session = head.fields.get(plane.settings.session_field)
         if session is not None:
             self._session = session_key(session.decode("latin-1"))
         elif found.session is not None:
@@ -296,7 +296,7 @@ class Exchange:
         pool = plane.upstream.pool(route.url)
         target = f"{head.path}?{head.query}" if head.query and self._api is OTHER else head.path
         start = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (head.method.encode(), target.encode(), pool.authority)
-        key = plane.settings.engine_key
+        key = plane.directory.engine_key(self._model)
         if key is not None:
             start += b"authorization: Bearer " + key.encode() + b"\r\n"
         elif not plane.settings.client_keys and b"authorization" in head.fields:
@@ -321,7 +321,7 @@ class Exchange:
     def _learn(self, data: bytes) -> None:
         response = response_id(data[:RESPONSE_ID_BYTES])
         if response is not None and self._route is not None:
-            self._plane.stored.learn(response, self._route.endpoint)
+            self._plane.stored.made(response, self._route.endpoint)
 
     def _finish(self, now_us: int) -> None:
         usage, output = Usage(), None

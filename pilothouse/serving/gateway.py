@@ -92,6 +92,8 @@ async def serve_worker(config: Config, runtime: Path) -> None:
     async with _background(steering.run()) as connected:
         await steering.informed.wait()
         await worker.start(steering, steering.observed, share_port=True)
+        assert worker.front is not None
+        worker.front.plane.stored.tell, steering.learnt = steering.made, worker.front.plane.stored.learn
         await _stopped(connected)
         await worker.stop()
 

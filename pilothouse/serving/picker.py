@@ -20,7 +20,7 @@ from pilothouse.live.discovery import Discovery
 from pilothouse.live.driver import Driver
 from pilothouse.live.models import ServedModel
 from pilothouse.live.supervise import supervised
-from pilothouse.serving.channel import Channel, FromWorker, ModelsServed, Observed, TokensTold
+from pilothouse.serving.channel import Channel, FromWorker, ModelsServed, Observed, Stored, TokensTold
 from pilothouse.serving.observe import Observer
 
 FLUSH_S = 0.5  # log lines and journal reach the disk at least this often
@@ -40,7 +40,8 @@ class Picker:
         self.served: dict[str, ServedModel] = {}
         self.listeners: list[Callable[[dict[str, ServedModel]], None]] = []  # hear what the fleet serves
         self.tokens: dict[str, Callable[[], list[TokenStatus]]] = {}  # worker -> how it describes prompts
-        self.workers = 0
+        self.desks: list[Desk] = []
+        self.workers = 0  # that ever connected
         self._broken: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -90,16 +91,21 @@ class Desk:
         self._name = f"worker {picker.workers}"
         picker.workers += 1
         picker.listeners.append(self._models_changed)
+        picker.desks.append(self)
         picker.tokens[self._name] = lambda: self._tokens
 
     def _opened(self) -> None:
         self._models_changed(self._picker.served)
 
-    def _received(self, message: AnyEvent | Observed | TokensTold) -> None:
+    def _received(self, message: AnyEvent | Observed | TokensTold | Stored) -> None:
         if isinstance(message, Observed):
             self._picker.observer.observed(message.record)
         elif isinstance(message, TokensTold):
             self._tokens = message.tokens
+        elif isinstance(message, Stored):
+            for desk in self._picker.desks:
+                if desk is not self:
+                    desk.channel.send(message)
         elif isinstance(message, Arrived):
             self._requests[message.request] = None
             self._picker.driver.arrive(message, self._answer)
@@ -122,6 +128,7 @@ class Desk:
         """The worker is gone, and with it the clients' and the engines' connections of its requests."""
         picker = self._picker
         picker.listeners.remove(self._models_changed)
+        picker.desks.remove(self)
         del picker.tokens[self._name]
         for request in list(self._requests):
             picker.driver.tell(Cancelled(Micros(picker.clock.now_us()), request))

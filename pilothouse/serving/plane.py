@@ -3,7 +3,7 @@
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +54,10 @@ class Directory(Protocol):
 
     def tokens(self, model: str) -> Describer | None:
         """Who describes prompts for `model`; None when nobody can."""
+        ...
+
+    def engine_key(self, model: str) -> str | None:
+        """The API key of the model's engines, sent in place of the client's; None = they ask for none."""
         ...
 
     def block_size(self, model: str) -> int:
@@ -110,7 +114,13 @@ class StoredResponses:
 
     def __init__(self, count_max: int) -> None:
         self._count_max = count_max
+        self.tell: Callable[[str, str], None] = lambda response, endpoint: None  # other workers should know as well
         self._endpoints: OrderedDict[str, str] = OrderedDict()
+
+    def made(self, response: str, endpoint: str) -> None:
+        """It was made here: remembers, and lets others know."""
+        self.learn(response, endpoint)
+        self.tell(response, endpoint)
 
     def learn(self, response: str, endpoint: str) -> None:
         """Remembers where `response` was made."""

@@ -7,6 +7,7 @@ route.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pilothouse.core.commands import AnyCommand, Reject, RejectReason
@@ -15,7 +16,7 @@ from pilothouse.core.units import SECOND, RequestId
 from pilothouse.live.clock import Clock
 from pilothouse.live.directory import Directory
 from pilothouse.live.steering import Answer
-from pilothouse.serving.channel import Channel, FromPicker, FromWorker, ModelsServed, Observed, TokensTold
+from pilothouse.serving.channel import Channel, FromPicker, FromWorker, ModelsServed, Observed, Stored, TokensTold
 from pilothouse.serving.record import Record
 
 RECONNECT_S = 0.1
@@ -44,6 +45,7 @@ class RemoteSteering:
         self._incarnation = 0
         self._unsent: deque[Record] = deque(maxlen=UNSENT_RECORDS_MAX)
         self._lost = asyncio.Event()
+        self.learnt: Callable[[str, str], None] = lambda response, endpoint: None  # by other workers: where a response is
         self.informed = asyncio.Event()  # the picker has said what the fleet serves
 
     def arrive(self, arrived: Arrived, answer: Answer) -> None:
@@ -66,6 +68,9 @@ class RemoteSteering:
             del self._asked[event.request]
         if known:
             self._send(event)
+
+    def made(self, response: str, endpoint: str) -> None:
+        self._send(Stored(response, endpoint))
 
     def observed(self, record: Record) -> None:
         if self._channel is None:
@@ -129,7 +134,10 @@ class RemoteSteering:
         if self._channel is not None:
             self._channel.send(message)
 
-    def _received(self, message: AnyCommand | ModelsServed) -> None:
+    def _received(self, message: AnyCommand | ModelsServed | Stored) -> None:
+        if isinstance(message, Stored):
+            self.learnt(message.response, message.endpoint)
+            return
         if isinstance(message, ModelsServed):
             self._directory.update(message.served)
             self.informed.set()

@@ -26,7 +26,7 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timer_tick_us: int = 100_000  # resolution of all time-outs
     serve_half_closed: bool = False  # True: finish the answer for a client that shut its sending side only
     client_keys: frozenset[str] = frozenset()  # accepted API keys; empty = no authentication
-    engine_key: str | None = None  # sent to engines as their bearer token, in place of the client's
+    session_field: bytes = b"x-session-id"  # header that names a conversation, in lower case
     grants: frozenset[str] = frozenset()  # body fields and paths that are refused unless named here
     stored_responses_max: int = 65_536  # remembered response id -> endpoint
     upstream: UpstreamLimits = UpstreamLimits()

@@ -52,7 +52,7 @@ def front_settings(config: Config) -> FrontSettings:
         body_timeout_us=timeouts.body,
         idle_timeout_us=timeouts.keep_alive,
         client_keys=client_keys(config),
-        engine_key=next(iter(engine_keys(config).values()), None),
+        session_field=config.clients.session_header.lower().encode(),
         grants=frozenset(config.clients.grants),
         upstream=UpstreamLimits(
             connections_max=limits.pool_connections,

@@ -87,6 +87,11 @@ class FakeDirectory:
     def tokens(self, model: str) -> Any:
         return self.describer
 
+    key: str | None = None
+
+    def engine_key(self, model: str) -> str | None:
+        return self.key
+
     def block_size(self, model: str) -> int:
         return 16
 
@@ -96,6 +101,7 @@ class World:
 
     def __init__(self, *urls: str, **settings: Any) -> None:
         self.steering, self.directory, self.records = FakeSteering(*urls), FakeDirectory(), list[Record]()
+        self.directory.key = settings.pop("engine_key", None)
         limits: Any = UpstreamLimits(**settings.pop("upstream", {}))
         self.settings = FrontSettings(**{"timer_tick_us": 10_000, "upstream": limits, **settings})
         self.door = FrontDoor(

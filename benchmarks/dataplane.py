@@ -60,7 +60,10 @@ def main() -> int:
 def measure(rounds: int, seconds: int, *, quiet: bool) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Medians per body size and proxy, and the rivals that are not installed."""
     engine = f"http://127.0.0.1:{ENGINE_PORT}"
-    commands, skipped = {"pilothouse": [sys.executable, "-m", "pilothouse.cli", "serve", "-c", "{folder}/ours.yaml"]}, []
+    commands, skipped = (
+        {"pilothouse": [sys.executable, "-m", "pilothouse.cli", "serve", "-c", "{folder}/ours.yaml"]},
+        [],
+    )
     for port, (name, program) in enumerate(RIVALS.items(), FIRST_PORT + 1):
         binary = ROOT / ".cache" / "rivals" / program / "bin" / program
         if binary.exists():

@@ -123,7 +123,7 @@ async def soak(options: argparse.Namespace) -> Soak:
         await asyncio.to_thread(lambda: [engine.wait_ready() for engine in engines])
         limits = {"token_cache": "16MiB"}  # small, so that it is full before growth is measured
         config = fleet(*(e.url for e in engines), workers=options.workers, limits=limits)
-        config["journal"] = {"directory": f"{directory}/journal", "segment": "4MiB"}
+        config["journal"] = {"directory": f"{directory}/journal", "segment": "512KiB"}
         with await asyncio.to_thread(lambda: Gateway.start(Path(directory), config)) as gateway:
             run.say(f"{len(engines)} engines, gateway {gateway.process.pid} at {gateway.url}")
             await until(lambda: gateway.states() == " ".join(["up"] * len(engines)))

@@ -82,7 +82,7 @@ class Clients(Settings, frozen=True, kw_only=True):
     ] = None
     grants: Annotated[
         list[str],
-        Meta(description="engine-control fields, headers or paths that clients may use, e.g. cache_salt, priority"),
+        Meta(description="engine-control fields of a body, or paths, that clients may use, e.g. cache_salt, /metrics"),
     ] = []
     session_header: Annotated[str, Meta(description="request header that names a conversation")] = "x-session-id"
 

@@ -234,8 +234,9 @@ class Launcher:
                 os.kill(pid, signal.SIGTERM)
             with suppress(TimeoutError):
                 await asyncio.wait_for(guard.wait(), self.settings.grace_us_max / 1e6)
-        guard.stdin.write(b"end\n")  # silence would mean that the launcher had died
-        guard.stdin.close()
+        if not guard.stdin.is_closing():  # uvloop closes it when the guard has ended by itself
+            guard.stdin.write(b"end\n")  # silence would mean that the launcher had died
+            guard.stdin.close()
         await guard.wait()
         if pid:  # for the case that somebody killed the guard
             with suppress(ProcessLookupError):

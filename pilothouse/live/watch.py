@@ -115,8 +115,12 @@ class Watch:
                 metrics = await self._look(inspect=scrapes % INSPECT_EVERY == 0)
                 idle = metrics.running + metrics.waiting == 0
                 scrapes += 1
+                if self.observed.error:
+                    log.info("%s answers", self.id)
                 self.observed.reached, self.observed.error = True, ""
             except UpstreamError as error:
+                if self.observed.reached or not self.observed.error:
+                    log.warning("%s cannot be reached: %s", self.id, error)
                 self.observed.reached, self.observed.error = False, str(error)
             # An engine that was never reached is looked for more often: requests may be waiting for it.
             every_s = self._config.signals.scrape_every.seconds

@@ -55,6 +55,7 @@ class Exchange:
     _attempts = _status = _chunks = _bytes_out = _first_us = _heard_us = 0
     _itl: list[int] = []  # noqa: RUF012 - replaced, never changed in place
     _tail = b""
+    _trace = _trace_parent = ""
 
     def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
         self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
@@ -212,6 +213,9 @@ class Exchange:
             model = plane.directory.default_model() or ""
         self._model, self._stream, self._body = model, found.stream, found.raw
         self._pin(found)
+        if plane.contexts is not None:
+            head.fields[b"traceparent"], self._trace_parent = plane.contexts.child(head.fields.get(b"traceparent"))
+            self._trace = head.fields[b"traceparent"].decode()
         session = head.fields.get(plane.settings.session_field)
         if session is not None:
             self._session = session_key(session.decode("latin-1"))
@@ -385,6 +389,8 @@ class Exchange:
                 bytes_in=self._bytes_in,
                 bytes_out=self._bytes_out,
                 session=self._session,
+                trace=self._trace,
+                trace_parent=self._trace_parent,
             )
         )
 

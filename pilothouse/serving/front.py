@@ -32,8 +32,11 @@ class FrontDoor:
         port = self._server.sockets[0].getsockname()[1]
         return port
 
-    async def drain(self, seconds: float) -> bool:
-        """Stops listening, lets requests end for so long, then ends the rest. Returns whether all ended by themselves."""
+    async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> bool:
+        """Stops listening, lets requests end for so long or until `hurry` is set, then ends the rest.
+
+        Returns whether all ended by themselves.
+        """
         plane = self.plane
         plane.draining = True
         if self._server is not None:
@@ -41,7 +44,7 @@ class FrontDoor:
         for connection in list(plane.connections):
             connection.drain()
         deadline_us = plane.clock.now_us() + int(seconds * 1e6)
-        while plane.connections and plane.clock.now_us() < deadline_us:
+        while plane.connections and plane.clock.now_us() < deadline_us and not (hurry and hurry.is_set()):
             await asyncio.sleep(DRAIN_POLL_S)
         in_time = not plane.connections
         for connection in list(plane.connections):

@@ -6,7 +6,6 @@ more workers    the supervisor starts one picker and the workers, restarts what 
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -22,10 +21,10 @@ from pilothouse.live.supervise import supervised
 from pilothouse.serving.control import ControlServer
 from pilothouse.serving.picker import Picker, engine_keys
 from pilothouse.serving.remote import RemoteSteering
+from pilothouse.serving.signals import CHILD, StopSignals
 from pilothouse.serving.worker import Worker, client_keys
 
 SOCKET, CONFIG = "picker.sock", "config.yaml"
-CHILD = "PILOTHOUSE_CHILD"  # set in the environment of the supervisor's children
 STOP_MARGIN_S = 5.0  # beyond the drain time, before a process that does not stop is killed
 
 Started = Callable[[str, str], None]  # (API address, control address)
@@ -70,8 +69,9 @@ async def serve_alone(config: Config, log: IO[bytes] | None, started: Started) -
     async with _control(picker) as control, _background(picker.run()) as deciding:
         address = await worker.start(picker.driver, picker.observer.observed, share_port=False)
         started(address, control)
-        await _stopped(deciding)
-        await worker.stop()
+        signals = StopSignals()
+        await signals.wait_for_one_or(deciding)
+        await signals.drain(worker)
 
 
 async def serve_picker(config: Config, runtime: Path, log: IO[bytes] | None) -> None:
@@ -81,7 +81,7 @@ async def serve_picker(config: Config, runtime: Path, log: IO[bytes] | None) -> 
     path.unlink(missing_ok=True)
     server = await asyncio.get_running_loop().create_unix_server(picker.serve_worker, path)
     async with server, _control(picker), _background(picker.run()) as deciding:
-        await _stopped(deciding)
+        await StopSignals().wait_for_one_or(deciding)
 
 
 async def serve_worker(config: Config, runtime: Path) -> None:
@@ -94,21 +94,24 @@ async def serve_worker(config: Config, runtime: Path) -> None:
         await worker.start(steering, steering.observed, share_port=True)
         assert worker.front is not None
         worker.front.plane.stored.tell, steering.learnt = steering.made, worker.front.plane.stored.learn
-        await _stopped(connected)
-        await worker.stop()
+        signals = StopSignals()
+        await signals.wait_for_one_or(connected)
+        await signals.drain(worker)
 
 
 async def _serve_many(config: Config, text: str, log: bool, started: Started) -> None:
     with tempfile.TemporaryDirectory(prefix="pilothouse-") as directory:
         (Path(directory) / CONFIG).write_text(text)
-        stop = _stop_event()
+        signals = StopSignals()
         flags = [] if log else ["--no-log"]
-        picker = asyncio.create_task(_keep("picker", directory, flags, STOP_MARGIN_S))
+        picker = asyncio.create_task(_keep("picker", directory, flags, STOP_MARGIN_S, signals))
         drain_s = config.timeouts.drain.seconds + STOP_MARGIN_S
-        workers = [asyncio.create_task(_keep("worker", directory, flags, drain_s)) for _ in range(config.workers)]
+        workers = [
+            asyncio.create_task(_keep("worker", directory, flags, drain_s, signals)) for _ in range(config.workers)
+        ]
         try:
             async with _background(_announce(config, started)):
-                await stop.wait()
+                await signals.first.wait()
         finally:
             for tasks in (workers, [picker]):  # the picker last: ends of requests still reach the journal
                 for task in tasks:
@@ -116,7 +119,7 @@ async def _serve_many(config: Config, text: str, log: bool, started: Started) ->
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep(role: str, directory: str, flags: list[str], grace_s: float) -> None:
+async def _keep(role: str, directory: str, flags: list[str], grace_s: float, signals: StopSignals) -> None:
     """One child, started again with back-off whenever it ends."""
 
     async def live() -> None:
@@ -127,22 +130,28 @@ async def _keep(role: str, directory: str, flags: list[str], grace_s: float) -> 
         try:
             status = await child.wait()
         finally:
-            await _end(child, grace_s)
+            await _end(child, grace_s, signals)
         raise RuntimeError(f"ended with status {status}")
 
     await supervised(role, live)
 
 
-async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
+async def _end(child: asyncio.subprocess.Process, grace_s: float, signals: StopSignals) -> None:
+    """SIGTERM, once more if the second signal comes meanwhile, and SIGKILL when the grace is over."""
     if child.returncode is not None:
         return
+    hurry = asyncio.create_task(signals.second.wait())
+    ended = asyncio.create_task(child.wait())
     with suppress(ProcessLookupError):
         child.terminate()
-    try:
-        await asyncio.wait_for(child.wait(), grace_s)
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+        await asyncio.wait([ended, hurry], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.done() and not ended.done():
+            child.terminate()
+            await asyncio.wait([ended], timeout=STOP_MARGIN_S)
+        if not ended.done():
+            child.kill()
+    await ended
+    hurry.cancel()
 
 
 async def _announce(config: Config, started: Started) -> None:
@@ -183,25 +192,6 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-async def _stopped(work: asyncio.Task[None]) -> None:
-    """Until a signal, or until `work` fails, whose exception is then raised."""
-    stop = asyncio.create_task(_stop_event().wait())
-    await asyncio.wait([stop, work], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if work.done():
-        await work
-
-
-def _stop_event() -> asyncio.Event:
-    """Set by SIGINT or SIGTERM, and in a child also by the end of its supervisor."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    if os.environ.get(CHILD):
-        loop.add_reader(sys.stdin.fileno(), lambda: stop.set() if not os.read(sys.stdin.fileno(), 1) else None)
-    return stop
 
 
 def _listen(host: str, port: int) -> socket.socket:

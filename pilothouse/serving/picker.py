@@ -22,6 +22,7 @@ from pilothouse.live.models import ServedModel
 from pilothouse.live.supervise import supervised
 from pilothouse.serving.channel import Channel, FromWorker, ModelsServed, Observed, Stored, TokensTold
 from pilothouse.serving.observe import Observer
+from pilothouse.serving.tracing import exporter
 
 FLUSH_S = 0.5  # log lines and journal reach the disk at least this often
 NOTHING = Why("", [], [], 0)  # workers do not need the receipt
@@ -43,6 +44,10 @@ class Picker:
         self.desks: list[Desk] = []
         self.workers = 0  # that ever connected
         self._broken: asyncio.Future[None] | None = None
+        self._stop_spans: Callable[[], None] = lambda: None
+        if config.tracing.otlp is not None:
+            export, self._stop_spans = exporter(config.tracing, clock.wall_s)
+            self.observer.exporters.append(export)
 
     async def run(self) -> None:
         self._broken = asyncio.get_running_loop().create_future()
@@ -57,6 +62,7 @@ class Picker:
         finally:
             self.observer.flush()
             self.driver.close()
+            await asyncio.to_thread(self._stop_spans)  # a last export may take its time
 
     def serve_worker(self) -> Channel:
         """A new worker's end of its connection."""

@@ -13,6 +13,7 @@ from pilothouse.live.timers import Timers
 from pilothouse.live.upstream import Upstream
 from pilothouse.serving.record import Observe
 from pilothouse.serving.settings import FrontSettings
+from pilothouse.serving.tracing import Contexts
 
 if TYPE_CHECKING:
     import asyncio
@@ -156,4 +157,5 @@ class Plane:
         self.connections: dict[ClientConnection, None] = {}  # in order of arrival
         self.tasks: set[asyncio.Task[None]] = set()  # prompts being described
         self.arriving_bytes = 0  # bodies announced and not yet complete
+        self.contexts: Contexts | None = None  # set when spans are made
         self.draining = False

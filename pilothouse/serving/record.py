@@ -41,6 +41,8 @@ class Record(msgspec.Struct, frozen=True):
     bytes_in: int = 0
     bytes_out: int = 0
     session: int = 0
+    trace: str = ""  # our span as a W3C traceparent, when spans are made
+    trace_parent: str = ""  # the client's
 
 
 Observe = Callable[[Record], None]

@@ -45,7 +45,9 @@ class RemoteSteering:
         self._incarnation = 0
         self._unsent: deque[Record] = deque(maxlen=UNSENT_RECORDS_MAX)
         self._lost = asyncio.Event()
-        self.learnt: Callable[[str, str], None] = lambda response, endpoint: None  # by other workers: where a response is
+        self.learnt: Callable[[str, str], None] = lambda response, endpoint: (
+            None
+        )  # by other workers: where a response is
         self.informed = asyncio.Event()  # the picker has said what the fleet serves
 
     def arrive(self, arrived: Arrived, answer: Answer) -> None:

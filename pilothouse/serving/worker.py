@@ -1,5 +1,6 @@
 """A worker: one front door and what it needs to describe prompts. Steered by the picker, here or over the channel."""
 
+import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from pilothouse.serving.front import FrontDoor
 from pilothouse.serving.picker import engine_keys
 from pilothouse.serving.record import Observe
 from pilothouse.serving.settings import FrontSettings
+from pilothouse.serving.tracing import Contexts
 
 TOKEN_THREADS = 2  # long prompts being tokenised at once, per worker
 
@@ -30,13 +32,20 @@ class Worker:
         self.front = FrontDoor(
             front_settings(self.config), steering=steering, directory=self.directory, clock=self.clock, observe=observe
         )
+        if self.config.tracing.otlp is not None:
+            self.front.plane.contexts = Contexts(self.config.tracing.sample_ratio)
         host, _, port = self.config.listen.rpartition(":")
         actual = await self.front.start(host.strip("[]"), int(port), reuse_port=share_port)
         return f"{host}:{actual}"
 
-    async def stop(self) -> bool:
-        """Drains. False if requests had to be cut off."""
-        clean = True if self.front is None else await self.front.drain(self.config.timeouts.drain.seconds)
+    @property
+    def busy(self) -> bool:
+        """Whether a client is connected."""
+        return self.front is not None and bool(self.front.plane.connections)
+
+    async def stop(self, hurry: asyncio.Event) -> bool:
+        """Drains, until `hurry` is set at the longest. False if requests had to be cut off."""
+        clean = True if self.front is None else await self.front.drain(self.config.timeouts.drain.seconds, hurry)
         await self.directory.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         return clean

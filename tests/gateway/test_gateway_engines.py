@@ -145,6 +145,7 @@ GARBAGE = {
     "half a head": b"HTTP/1.1 200 OK\r\ncontent-le",
     "nothing": b"",
     "a head and no body": SSE_HEAD,
+    "an error as a stream": SSE_HEAD + event(b'{"error": {"message": "broken", "code": 500}}'),
 }
 
 

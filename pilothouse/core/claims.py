@@ -4,7 +4,9 @@ Several requests may claim one block; it stays claimed until the last of them wi
 certain. A claim is marked with the serial of its route, so a late withdrawal cannot take away a newer claim.
 """
 
+from collections import deque
 from collections.abc import Iterable
+from itertools import repeat
 
 from pilothouse.core.units import BlockKey
 
@@ -25,8 +27,15 @@ class Claims:
     def __len__(self) -> int:
         return len(self._marks)
 
+    def touches(self, blocks: Iterable[int]) -> bool:
+        """Whether any of these blocks is claimed."""
+        return bool(self._marks) and not self._marks.keys().isdisjoint(blocks)
+
     def add(self, serial: int, blocks: Iterable[int]) -> None:
         marks, mine = self._marks, (serial,)  # one tuple for the whole prompt
+        if not self.touches(blocks):  # a new prompt, the usual case
+            marks.update(dict.fromkeys(blocks, mine))
+            return
         for key in blocks:
             others = marks.get(key)
             marks[key] = mine if others is None else others + mine
@@ -34,8 +43,7 @@ class Claims:
     def confirm(self, blocks: Iterable[int]) -> None:
         """Nothing about these blocks is a guess any more."""
         if self._marks:
-            for key in blocks:
-                self._marks.pop(key, None)
+            deque(map(self._marks.pop, blocks, repeat(None)), 0)  # a loop at the speed of C
 
     def mine(self, serial: int, blocks: Iterable[BlockKey]) -> list[BlockKey]:
         """Those that this serial still claims."""

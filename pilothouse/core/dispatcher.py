@@ -31,7 +31,7 @@ class DispatcherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     seed: int = 0
     attempts_max: int = 4  # per request, the first one included
-    deaths_max: int = 2  # engines that may close the connection on one request before it is suspected and refused
+    deaths_max: int = 3  # engines that may close the connection on one request before it is suspected and refused
     retry_ratio: float = 0.2  # retries earned per arrival
     retries_per_second: float = 10.0  # retries earned by time
     retries_burst: float = 200.0  # most retries saved up
@@ -204,8 +204,9 @@ class Dispatcher:
     def _tick(self, event: events.Tick) -> list[AnyCommand]:
         refused: list[AnyCommand] = []
         for request in self.waiting.expired(event.at_us):
-            reason = RejectReason.RETRIES_EXHAUSTED if request.unpaid else RejectReason.NO_ENDPOINT
-            refused += self._reject(request, reason)
+            up = self.fleet.serving(request.arrived.model)
+            reason = RejectReason.BUSY if up else RejectReason.NO_ENDPOINT  # those that are up had no room
+            refused += self._reject(request, RejectReason.RETRIES_EXHAUSTED if request.unpaid else reason)
         return refused + self._drain()
 
     def _pass_time(self) -> None:

@@ -14,7 +14,7 @@ class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages_max: int = 256  # queued by ZeroMQ when the loop is late; what does not fit is a gap, and repaired
     message_bytes_max: int = 4 << 20  # a larger frame ends the connection; a step of 64k new tokens has 0.4 MB
     reconnect_ms: int = 100
-    reconnect_ms_max: int = 5000
+    reconnect_ms_max: int = 1000
     replay_timeout_s: float = 2.0  # between two replies; engines look at the replay socket every 0.1 s
     blocks_max: int = 1_000_000  # mapped names remembered
 

@@ -92,7 +92,7 @@ async def test_engines_that_stay_full_are_not_waited_for_for_ever(
         assert [a.status for a in answers] == [429] * 6
         assert all(int(a.headers["retry-after"]) >= 1 for a in answers)
         assert all(a.error is not None and a.error["code"] == "engines_busy" for a in answers)
-        assert 0.9 < took < 4, took
+        assert 0.9 < took < 10, "a second of waiting, and what a busy machine adds"
         assert (await client.ask(prompt())).is_good, "as soon as there is room again"
 
 

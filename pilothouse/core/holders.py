@@ -8,6 +8,8 @@ hashes), so that no call ever pays for the growth or the sweep of a large one.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from pilothouse.core.units import BlockKey
+
 SHARD_BLOCKS = 2048  # blocks per shard when the index is full: a dict this size grows in under a millisecond
 SHARDS_MAX = 16384  # an empty shard costs 64 bytes
 MASKS_MAX = 65536  # distinct masks remembered; forgetting them costs speed and memory, never a wrong answer
@@ -25,6 +27,7 @@ class Holders:
         self._masks: dict[int, int] = {}
         self.size = 0  # blocks
         self.refused = 0  # blocks not taken in for want of room
+        self.changes = 0  # calls that changed a mask: with equal counts, equal answers
 
     def store(self, blocks: Iterable[int], bit: int, room: int) -> int:
         """Adds a holder; at most `room` blocks may be new. Returns how many of the blocks it did not hold before."""
@@ -48,6 +51,7 @@ class Holders:
                 shard[key] = grown
             added += 1
         self.size += new
+        self.changes += added > 0
         return added
 
     def remove(self, blocks: Iterable[int], bit: int) -> int:
@@ -69,13 +73,16 @@ class Holders:
                 gone += 1
             removed += 1
         self.size -= gone
+        self.changes += removed > 0
         return removed
 
-    def masks(self, blocks: Sequence[int]) -> Iterator[int]:
-        """The holders of each block, in order."""
-        return chain.from_iterable(self._chunks(blocks))
+    def lacking(self, blocks: Sequence[BlockKey], bit: int) -> list[BlockKey]:
+        """The blocks that a holder does not hold."""
+        shards, low = self._shards, self._low
+        return [key for key in blocks if not shards[key & low].get(key, 0) & bit]
 
-    def _chunks(self, blocks: Sequence[int]) -> Iterator[list[int]]:
+    def chunks(self, blocks: Sequence[int]) -> Iterator[list[int]]:
+        """The holders of each block, in order, some blocks at a time."""
         shards, low = self._shards, self._low
         for start in range(0, len(blocks), CHUNK):
             yield [shards[key & low].get(key, 0) for key in blocks[start : start + CHUNK]]
@@ -92,6 +99,7 @@ class Holders:
         if len(shard) * 2 < visited:
             self._shards[shard_index] = dict(shard)  # a dict gives memory back only when it is copied
         self.size -= visited - len(shard)
+        self.changes += bool(touched)
         return visited
 
     @property
@@ -109,26 +117,30 @@ class Holders:
         return self._masks.setdefault(mask, mask)
 
 
-def prefix_lengths(masks: Iterable[int], live: int, width: int) -> list[int]:
+def prefix_lengths(chunks: Iterable[Sequence[int]], live: int, width: int) -> list[int]:
     """Per slot: how many leading blocks it holds without a gap.
 
-    masks   holders of each block, in order
+    chunks  holders of each block, in order, some blocks at a time
     live    bits of the slots in question
     width   slots in the answer
     """
     lengths = [0] * width
     alive, seen, n = live, -1, 0
-    for mask in masks:
-        if mask is not seen:
-            lost = alive & ~mask
-            if lost:
-                if n:
-                    _settle(lengths, lost, n)
-                alive ^= lost
-                if not alive:
-                    return lengths
-            seen = mask
-        n += 1
+    for chunk in chunks:
+        alike = chunk.count(chunk[0])  # equal masks are one object, so this compares pointers
+        for mask in chunk[:1] if alike == len(chunk) else chunk:
+            if mask is not seen:
+                lost = alive & ~mask
+                if lost:
+                    if n:
+                        _settle(lengths, lost, n)
+                    alive ^= lost
+                    if not alive:
+                        return lengths
+                seen = mask
+            n += 1
+        if alike == len(chunk):
+            n += alike - 1
     _settle(lengths, alive, n)
     return lengths
 

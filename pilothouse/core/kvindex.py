@@ -13,6 +13,8 @@ number of entries at a time, and its slot used again afterwards.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Protocol
 
 from pilothouse.core.assumed import BLOCKS_UNKNOWN, Lru
@@ -74,11 +76,16 @@ class KvIndex:
         self.blocks_max, self.speculation_us = blocks_max, speculation_us
         self.ignored = 0  # blocks reported by endpoints that are unknown or not exact
         self._known: dict[EndpointId, Known] = {}
-        self._tiers: list[Holders | None] = [Holders(blocks_max)] + [None] * (len(TIERS) - 1)
+        self._hbm = Holders(blocks_max)
+        self._tiers: list[Holders | None] = [self._hbm] + [None] * (len(TIERS) - 1)
         self._open: dict[RequestId, Claim] = {}
         self._expiring: deque[Claim] = deque()  # in order of expiry, since all last equally long
         self._serial = 0
         self._slots = Slots()
+        # The last prompt looked up, with what the answer depends on: a route asks for the same prompt once more.
+        self._asked: Sequence[BlockKey] = ()
+        self._asked_state = (-1, -1)
+        self._lengths: list[int] = []
 
     # Endpoints
 
@@ -135,20 +142,18 @@ class KvIndex:
 
     def lookup(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> list[int]:
         """Per candidate: how many leading blocks of the prompt its HBM holds, claims included."""
-        known = self._known
-        lengths = prefix_lengths(self._hbm.masks(blocks), self._slots.live, self._slots.width)
+        known, lengths = self._known, self._prefixes(blocks)
         return [lengths[known[candidate.id].slot] for candidate in candidates]
 
     def lookup_tiers(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> Prefixes:
         """The same for HBM alone and for all tiers together."""
         hbm = self.lookup(blocks, candidates)
-        first, *lower = self._layers()
-        if not lower:
+        layers = self._layers()
+        if len(layers) == 1:
             return Prefixes(hbm, hbm)
-        masks = list(first.masks(blocks))
-        for holders in lower:
-            masks = [a | b for a, b in zip(masks, holders.masks(blocks), strict=True)]
-        lengths = prefix_lengths(masks, self._slots.live, self._slots.width)
+        chunks = zip(*(holders.chunks(blocks) for holders in layers), strict=True)
+        joined = ([reduce(or_, masks) for masks in zip(*chunk, strict=True)] for chunk in chunks)
+        lengths = prefix_lengths(joined, self._slots.live, self._slots.width)
         return Prefixes(hbm, [lengths[self._known[candidate.id].slot] for candidate in candidates])
 
     # Requests
@@ -160,22 +165,26 @@ class KvIndex:
 
         block_size   tokens per block of `blocks`, if that may differ from the engine's own; 0 = the same
         """
-        self.ended(request, now_us, computed=False)
+        if request in self._open:
+            self.ended(request, now_us, computed=False)
         known = self._known.get(endpoint)
         if known is None or not blocks:
             return
         self._serial += 1
-        claim = self._open[request] = Claim(request, known, self._serial, blocks, [])
         if known.used is None:
-            claim.blocks = self._claimable(known, blocks)
-            known.held[HBM] += self._hbm.store(claim.blocks, known.bit, self._room())
+            unsure = self._claimable(known, blocks)
+            if not unsure:
+                return  # all of it is reported: nothing to wait for
+            known.held[HBM] += self._hbm.store(unsure, known.bit, self._room())
         else:
             if block_size and known.kv_blocks and known.block_size:
                 known.used.capacity = max(known.kv_blocks * known.block_size // block_size, 1)
-            claim.blocks = [key for key in blocks if key not in known.used or key in known.claims]
-            self._use(known, known.used, blocks)
-            claim.blocks = [key for key in claim.blocks if key in known.used]
-        known.claims.add(claim.serial, claim.blocks)
+            unsure = self._use(known, known.used, blocks)
+            if known.claims.touches(blocks):
+                unsure = _either(blocks, unsure, known.claims)
+        if unsure:
+            known.claims.add(self._serial, unsure)
+        self._open[request] = Claim(request, known, self._serial, blocks, unsure)
 
     def prefilled(self, request: RequestId, now_us: Micros) -> None:
         """Its first token is here, so the prompt's blocks exist. An exact endpoint has yet to say so."""
@@ -183,7 +192,8 @@ class KvIndex:
         if claim is None or claim.expires_us is not None or claim.known.gone:
             return
         if claim.known.used is not None:
-            claim.known.claims.confirm(claim.known.claims.mine(claim.serial, claim.blocks))
+            if claim.blocks:
+                claim.known.claims.confirm(claim.known.claims.mine(claim.serial, claim.blocks))
         else:
             claim.expires_us = Micros(now_us + self.speculation_us)
             self._expiring.append(claim)
@@ -210,8 +220,13 @@ class KvIndex:
         if self._slots.dirty:
             self._slots.sweep(self._layers(), SWEEP_ENTRIES)
 
+    @property
+    def idle(self) -> bool:
+        """Whether `expire` has nothing to do, now or later."""
+        return not self._expiring and not self._slots.dirty
+
     def next_expiry_us(self) -> Micros | None:
-        """When `expire` is due; None if nothing is pending."""
+        """When `expire` is due; None if nothing is pending. A sweep waits for the next event."""
         return _expiry(self._expiring[0]) if self._expiring else None
 
     # State
@@ -278,11 +293,13 @@ class KvIndex:
 
     # Parts
 
-    @property
-    def _hbm(self) -> Holders:
-        holders = self._tiers[HBM]
-        assert holders is not None
-        return holders
+    def _prefixes(self, blocks: Sequence[BlockKey]) -> list[int]:
+        """Per slot: how many leading blocks of the prompt it holds."""
+        state = (self._hbm.changes, self._slots.live)
+        if state != self._asked_state or blocks != self._asked:
+            self._lengths = prefix_lengths(self._hbm.chunks(blocks), self._slots.live, self._slots.width)
+            self._asked, self._asked_state = blocks, state
+        return self._lengths
 
     def _layers(self) -> list[Holders]:
         return [holders for holders in self._tiers if holders is not None]
@@ -302,22 +319,32 @@ class KvIndex:
 
     def _claimable(self, known: Known, blocks: list[BlockKey]) -> list[BlockKey]:
         """The blocks the endpoint has not reported, as many as there is room for."""
-        bit, claims = known.bit, known.claims
-        masks = zip(blocks, self._hbm.masks(blocks), strict=True)
-        missing = [key for key, mask in masks if not mask & bit or key in claims]
+        claims = known.claims
+        held = self._prefixes(blocks)[known.slot]
+        missing = self._hbm.lacking(blocks[held:], known.bit) if held < len(blocks) else []
+        if claims.touches(blocks):
+            missing = _either(blocks, missing, claims)
+        elif not missing:
+            return missing
         room = max(min(CLAIMED_MAX - len(claims), self._room()), 0)
         self._hbm.refused += len(missing) - len(missing[:room])
         return missing[:room]
 
-    def _use(self, known: Known, used: Lru, blocks: list[BlockKey]) -> None:
-        """An assumed endpoint computes or reuses this prompt; what no longer fits goes."""
-        new = [key for key in blocks if key not in used]
+    def _use(self, known: Known, used: Lru, blocks: list[BlockKey]) -> list[BlockKey]:
+        """An assumed endpoint computes or reuses this prompt; what no longer fits goes. Returns what is new there."""
+        if used.renew(blocks):
+            return []
+        new = used.missing(blocks)
         room = max(self._room(), 0)
         if len(new) > room:
             self._hbm.refused += len(new) - room
-            blocks = blocks[: blocks.index(new[room])]
-        known.held[HBM] += self._hbm.store(blocks, known.bit, room)
-        self._take_off(known, used.touch(blocks), HBM)
+            blocks, new = blocks[: blocks.index(new[room])], new[:room]
+        known.held[HBM] += self._hbm.store(new, known.bit, room)
+        gone = used.touch(blocks)
+        if gone:
+            self._take_off(known, gone, HBM)
+            new = [key for key in new if key in used]
+        return new
 
     def _take_off(self, known: Known, blocks: Sequence[int], level: int) -> None:
         if level == HBM:
@@ -342,6 +369,12 @@ class KvIndex:
         known.claims.clear()
         if known.used is not None:
             known.used.clear()
+
+
+def _either(blocks: list[BlockKey], some: list[BlockKey], claims: Claims) -> list[BlockKey]:
+    """Those blocks of a prompt that are among `some` or claimed, in order."""
+    chosen = set(some)
+    return [key for key in blocks if key in chosen or key in claims]
 
 
 def _expiry(claim: Claim) -> Micros:

@@ -141,7 +141,9 @@ class RemoteSteering:
             self.learnt(message.response, message.endpoint)
             return
         if isinstance(message, ModelsServed):
-            if message.served or not self.informed.is_set():  # a new picker has not yet seen the engines: keep what we know
+            if (
+                message.served or not self.informed.is_set()
+            ):  # a new picker has not yet seen the engines: keep what we know
                 self._directory.update(message.served)
             self.informed.set()
             return

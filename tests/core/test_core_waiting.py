@@ -34,7 +34,7 @@ def test_attempts_are_bounded() -> None:
 def test_a_request_that_kills_engines_is_stopped() -> None:
     world = given("a | b | c | d", attempts_max=9).when(arrived("r", 10)).expect(route("r", "a"))
     world.when(failed("r", CLOSED)).expect(route("r", "c"))
-    world.when(failed("r", CLOSED)).expect(route("r"))
+    world.when(failed("r", CLOSED)).expect(route("r", "b"))
     world.when(failed("r", CLOSED)).expect(reject("r", EXHAUSTED))
     assert not any(world.endpoint(name).ejected for name in "abcd")
 

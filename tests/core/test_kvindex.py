@@ -286,7 +286,7 @@ def test_lru_is_the_naive_lru(touches: list[list[int]], capacity: int) -> None:
 
 @given(st.lists(st.integers(0, 2**70 - 1), max_size=12), st.integers(0, 2**70 - 1))
 def test_prefix_lengths_of_masks(masks: list[int], live: int) -> None:
-    lengths = prefix_lengths(masks, live, 70)
+    lengths = prefix_lengths([chunk for chunk in (masks[:3], masks[3:]) if chunk], live, 70)
     for slot in range(70):
         run = next((n for n, mask in enumerate(masks) if not mask >> slot & 1), len(masks))
         assert lengths[slot] == (run if live >> slot & 1 else 0)

@@ -12,17 +12,17 @@ import argparse
 import asyncio
 import json
 import random
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from benchmarks.report import finish, say, table
 from pilothouse.core.events import BlocksRemoved
-from pilothouse.journal.log import read, segments
-from rig.engines import Rig
-from rig.gateway import Gateway
+from rig.engines import Rig, wait_until
+from rig.gateways import Gateway, fleet
 from rig.model import tiny_model
 
 BLOCKS = 320  # per replica, of 32 tokens: about ten of the prompts below
@@ -113,28 +113,22 @@ def main() -> None:
         engines = [rig.start(tiny_model(), args=small) for _ in range(2)]
         for engine in engines:
             engine.wait_ready()
-        with Gateway([engine.url for engine in engines]) as gateway:
+        config = fleet(*(engine.url for engine in engines))
+        with tempfile.TemporaryDirectory() as folder, Gateway.start(Path(folder), config) as gateway:
+            assert wait_until(gateway.is_steering, 30), gateway.said()
             many = args.concurrency
             outcomes = asyncio.run(run_phase(gateway, parts[0], 1, "one at a time", luck))
             outcomes += asyncio.run(run_phase(gateway, parts[1], many, f"{many} at once", luck))
-            say("  killing replica-1 and starting it again ...")
+            say("  killing replica b and starting it again ...")
             resets = feed(gateway)["resets"]
             engines[1].kill()
             rig.restart(engines[1]).wait_ready()
-            gateway.wait_until(lambda: followed_again(gateway, resets), 30, "does not follow the restarted engine")
+            assert wait_until(lambda: followed_again(gateway, resets), 30), gateway.said()
             outcomes += asyncio.run(run_phase(gateway, parts[2], 1, "restarted, one at a time", luck))
             outcomes += asyncio.run(run_phase(gateway, parts[3], many, f"restarted, {many} at once", luck))
             gateway.stop()
-            evicted = sum(len(event.blocks) for event in removals(gateway))
+            evicted = sum(len(e.event.blocks) for e in gateway.entries() if isinstance(e.event, BlocksRemoved))
     report(outcomes, evicted, args.json)
-
-
-def removals(gateway: Gateway) -> Iterator[BlocksRemoved]:
-    """Every eviction that the engines reported, from the gateway's journal."""
-    for path in segments(gateway.journal):
-        for entry in read(path).entries:
-            if isinstance(entry.event, BlocksRemoved):
-                yield entry.event
 
 
 def feed(gateway: Gateway) -> dict[str, Any]:
@@ -143,8 +137,7 @@ def feed(gateway: Gateway) -> dict[str, Any]:
 
 def followed_again(gateway: Gateway, resets: int) -> bool:
     """The gateway has noticed the restart and hears the new process."""
-    now = feed(gateway)
-    return bool(now["connected"] and now["resets"] > resets and gateway.status()["endpoints"][1]["state"] == "up")
+    return feed(gateway)["resets"] > resets and gateway.is_steering()
 
 
 def report(outcomes: list[Outcome], evicted: int, as_json: bool) -> None:

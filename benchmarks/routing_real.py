@@ -12,14 +12,16 @@ import argparse
 import asyncio
 import random
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
 from benchmarks.report import finish, say, table
-from rig.engines import Engine, Rig
-from rig.gateway import Gateway
+from rig.engines import Engine, Rig, wait_until
+from rig.gateways import Gateway, fleet
 from rig.model import LARGER, tiny_model
 
 POLICIES = ("cache_and_load", "round_robin", "random", "least_requests")
@@ -86,7 +88,9 @@ def one(rig: Rig, engines: list[Engine], policy: str, chats: list[list[dict[str,
         rig.restart(engine)
     for engine in engines:
         engine.wait_ready()
-    with Gateway([engine.url for engine in engines], policy=policy) as gateway:
+    config = fleet(*(engine.url for engine in engines), policy=policy)
+    with tempfile.TemporaryDirectory() as folder, Gateway.start(Path(folder), config) as gateway:
+        assert wait_until(gateway.is_steering, 30), gateway.said()
         asyncio.run(load(gateway.url, warm_up()))
         run = asyncio.run(load(gateway.url, chats))
     say(f"    {policy}: mean TTFT {statistics.mean(run.ttft_ms):.0f} ms, {run.requests_per_s:.2f} requests/s")

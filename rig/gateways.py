@@ -162,6 +162,14 @@ class Gateway:
         ledger = [(e["in_flight"], e["prefill_tokens"]) for e in status["endpoints"]]
         return status["requests_in_flight"] == status["requests_waiting"] == 0 and all(e == (0, 0) for e in ledger)
 
+    def is_steering(self) -> bool:
+        """Every engine is up and followed, and its model's prompts are described."""
+        status = self.status()
+        ready = all(
+            e["state"] == "up" and (e["kv_feed"] or {"connected": True})["connected"] for e in status["endpoints"]
+        )
+        return bool(status["endpoints"] and status["models"]) and ready
+
     def metrics(self) -> dict[str, list[tuple[dict[str, str], float]]]:
         """Sample name -> [(labels, value)]."""
         found: dict[str, list[tuple[dict[str, str], float]]] = {}

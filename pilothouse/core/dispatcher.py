@@ -80,17 +80,20 @@ class Dispatcher:
         """Takes one event and returns what to do. `event.at_us` never goes back."""
         assert event.at_us >= self.now_us, f"time went back from {self.now_us} to {event.at_us}"
         self.now_us = event.at_us
-        self._pass_time()
+        if self.fleet.releases:
+            self._release_prefills()
+        self.index.expire(event.at_us)
         return self._handlers[type(event)](event)
 
     def next_wake_us(self) -> Micros | None:
         """When a `Tick` is due at the latest; None if nothing is pending."""
-        times = [self.waiting.next_deadline_us(), self.index.next_expiry_us()]
-        if self.waiting.line:
-            full = [e for e in self.fleet.endpoints.values() if e.room is not None]
-            times += [self.health.next_growth_us(e, self.now_us) for e in full]
-            times.append(Micros(self.now_us + SECOND))  # the retry budget refills by time
-        return min((t for t in times if t is not None), default=None)
+        if not self.waiting.line:
+            return self.index.next_expiry_us()
+        full = [e for e in self.fleet.endpoints.values() if e.room is not None]
+        times = [self.health.next_growth_us(e, self.now_us) for e in full]
+        times.append(Micros(self.now_us + SECOND))  # the retry budget refills by time
+        times += [t for t in (self.waiting.next_deadline_us(), self.index.next_expiry_us()) if t is not None]
+        return min(times)
 
     def snapshot(self) -> bytes:
         """The whole state; `restore` on a new dispatcher of the same settings and profile continues from there."""
@@ -209,18 +212,17 @@ class Dispatcher:
             refused += self._reject(request, RejectReason.RETRIES_EXHAUSTED if request.unpaid else reason)
         return refused + self._drain()
 
-    def _pass_time(self) -> None:
+    def _release_prefills(self) -> None:
         for request_id, attempt in self.fleet.due(self.now_us):
             request = self.requests.get(request_id)
             if request and request.attempt == attempt:
                 self.fleet.prefilled(request, self.now_us, seen=False)
-        self.index.expire(self.now_us)
 
     # The choice
 
     def _route_or_wait(self, request: Request, refusal: RejectReason) -> list[AnyCommand]:
         route = self._route(request)
-        return [route] if route else self._wait(request, refusal)
+        return self._wait(request, refusal) if route is None else [route]
 
     def _wait(self, request: Request, refusal: RejectReason) -> list[AnyCommand]:
         if self.waiting.add(request, self.now_us):
@@ -233,9 +235,11 @@ class Dispatcher:
 
     def _drain(self) -> list[AnyCommand]:
         """Routes whoever waits and can be routed now, first come first served within each model."""
+        if not self.waiting.line:
+            return []
         routes: list[AnyCommand] = []
         stuck: dict[str, None] = {}  # models whose first in line found nobody: the others need not ask
-        for request in list(self.waiting.line.values()) if self.waiting.line else ():
+        for request in list(self.waiting.line.values()):
             if request.arrived.model in stuck:
                 continue
             if request.unpaid and not self.retries.take(self.now_us):
@@ -263,7 +267,8 @@ class Dispatcher:
         self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)
-        return Route(arrived.request, endpoint.id, endpoint.seen.url, request.attempt, choice.cached_tokens, choice.why)
+        seen = endpoint.seen
+        return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, choice.why)
 
     def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
         """Endpoints that serve the model, are up, have room, and did not fail this request before."""
@@ -272,10 +277,10 @@ class Dispatcher:
         fit = [e for e in serving if e.room is None or self.health.has_room(e, now_us)]
         if len(fit) < len(serving):
             left_out["full"] = len(serving) - len(fit)
+        if not request.tried and pinned is None:
+            return fit
         if pinned is not None:
             return [e for e in fit if e.id == pinned]
-        if not request.tried:
-            return fit
         fresh = [e for e in fit if e.id not in request.tried]
         if fresh and len(fresh) < len(fit):
             left_out["failed_before"] = len(fit) - len(fresh)
@@ -297,7 +302,7 @@ class Dispatcher:
     def _known(self, request: Request, candidates: list[Endpoint]) -> Known:
         arrived = request.arrived
         cached = self._cached_tokens(arrived, candidates)
-        reports = [self.fleet.fresh(e.report, self.now_us) for e in candidates]
+        reports = self.fleet.fresh_reports(candidates, self.now_us)
         tokens = arrived.prompt_tokens
         return Known(
             self.now_us,

@@ -92,9 +92,11 @@ class Fleet:
             endpoint.report = report
             endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
 
-    def fresh(self, report: LoadReported | None, now_us: Micros) -> LoadReported | None:
-        """The report, unless it is too old to be trusted."""
-        return report if report is not None and now_us - report.at_us <= self.stale_us else None
+    def fresh_reports(self, endpoints: list[Endpoint], now_us: Micros) -> list[LoadReported | None]:
+        """The last report of each, unless it is too old to be trusted."""
+        oldest_us = now_us - self.stale_us
+        reports = [endpoint.report for endpoint in endpoints]
+        return [report if report is not None and report.at_us >= oldest_us else None for report in reports]
 
     # The ledger
 
@@ -125,10 +127,12 @@ class Fleet:
         endpoint = self._endpoint_of(request)
         if endpoint is None:
             return None
-        self.prefilled(request, now_us, seen=False)
+        if request.prefilling:
+            self.prefilled(request, now_us, seen=False)
         endpoint.in_flight -= 1
         request.endpoint = None
-        self._forget_if_idle(endpoint)
+        if endpoint.gone:
+            self._forget_if_idle(endpoint)
         return endpoint
 
     def due(self, now_us: Micros) -> list[tuple[RequestId, int]]:

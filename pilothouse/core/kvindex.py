@@ -220,11 +220,6 @@ class KvIndex:
         if self._slots.dirty:
             self._slots.sweep(self._layers(), SWEEP_ENTRIES)
 
-    @property
-    def idle(self) -> bool:
-        """Whether `expire` has nothing to do, now or later."""
-        return not self._expiring and not self._slots.dirty
-
     def next_expiry_us(self) -> Micros | None:
         """When `expire` is due; None if nothing is pending. A sweep waits for the next event."""
         return _expiry(self._expiring[0]) if self._expiring else None

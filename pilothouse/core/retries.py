@@ -20,7 +20,8 @@ class RetryBudget:
             self.tokens = self.tokens_max
 
     def arrival(self) -> None:
-        self.tokens = min(self.tokens_max, self.tokens + self.ratio)
+        if self.tokens < self.tokens_max:
+            self.tokens = min(self.tokens_max, self.tokens + self.ratio)
 
     def take(self, now_us: Micros) -> bool:
         elapsed_us = max(0, now_us - self.filled_at_us)

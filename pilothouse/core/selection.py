@@ -53,10 +53,14 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
     if not known.endpoints:
         return None
     columns = [_checked(named, arrived, known) for named in profile.scorers]
-    totals = [0.0] * len(known.endpoints)
+    totals: list[float] = []
     for named, column in zip(profile.scorers, columns, strict=True):
         weight = named.weight
-        totals = [total + weight * score for total, score in zip(totals, column, strict=True)]
+        if totals:
+            totals = [total + weight * score for total, score in zip(totals, column, strict=True)]
+        else:
+            totals = [weight * score for score in column]
+    totals = totals or [0.0] * len(known.endpoints)
     index = profile.picker.pick(arrived, known, totals)
     if not 0 <= index < len(known.endpoints):
         raise PolicyError(f"picker {type(profile.picker).__name__}: index {index} is out of range")
@@ -74,18 +78,21 @@ def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
     column = named.scorer.score(arrived, known)
     if len(column) != len(known.endpoints):
         raise PolicyError(f"scorer {named.name}: {len(column)} scores for {len(known.endpoints)} endpoints")
-    total = sum(column)
-    if min(column) < 0.0 or max(column) > 1.0 or isnan(total):  # the last one: NaN hides from min and max
+    if min(column) < 0.0 or max(column) > 1.0 or isnan(sum(column)):  # the last one: NaN hides from min and max
         raise PolicyError(f"scorer {named.name}: a score outside [0, 1]: {min(column)}..{max(column)}")
     return column
 
 
 def _receipt(known: Known, columns: list[list[float]], totals: list[float], chosen: int, why_max: int) -> list[Scored]:
     """The chosen one first, then the others, best first; a large fleet is cut to `why_max`."""
-    order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True) if len(totals) <= why_max else None
-    if order is None:
+    if len(totals) == 1:
+        order = [0]
+    elif len(totals) <= why_max:
+        order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True)
+    else:
         order = nlargest(why_max, range(len(totals)), key=totals.__getitem__)
-    order = [chosen, *(i for i in order if i != chosen)][:why_max]
+    if order[0] != chosen:
+        order = [chosen, *(i for i in order if i != chosen)][:why_max]
     return [_scored(known, i, [column[i] for column in columns], totals[i]) for i in order]
 
 

@@ -18,22 +18,58 @@ DECISION_SECONDS = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2)
 Labels = tuple[str, ...]
 
 
+class Count:
+    """One series of a counter; whoever adds to it often keeps it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class Distribution:
+    """One series of a histogram; whoever adds to it often keeps it."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: list[float]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def merge(self, counts: Iterable[int], total: float) -> None:
+        """Adds observations counted elsewhere over the same bounds, the last count being those beyond all bounds."""
+        mine = self.counts
+        for i, count in enumerate(counts):
+            mine[i] += count
+        self.total += total
+
+
 class Counter:
     """A family of monotone counts."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
         self.name, self.text, self.labels = name, text, list(labels)
-        self.values: dict[Labels, float] = {}
+        self._series: dict[Labels, Count] = {}
 
-    def add(self, labels: Labels = (), amount: float = 1) -> None:
-        if labels not in self.values and len(self.values) >= SERIES_MAX:
-            labels = ("other",) * len(labels)
-        self.values[labels] = self.values.get(labels, 0) + amount
+    def of(self, labels: Labels) -> Count:
+        """The series with these labels; beyond the bound, the one that counts all others."""
+        found = self._series.get(labels)
+        if found is None:
+            if len(self._series) >= SERIES_MAX:
+                labels = ("other",) * len(labels)
+            found = self._series.setdefault(labels, Count())
+        return found
+
+    def add(self, labels: Labels, amount: float = 1) -> None:
+        self.of(labels).value += amount
 
     def collect(self) -> CounterMetricFamily:
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
-        for labels, value in self.values.items():
-            family.add_metric(labels, value)
+        for labels, series in self._series.items():
+            family.add_metric(labels, series.value)
         return family
 
 
@@ -42,34 +78,21 @@ class Histogram:
 
     def __init__(self, name: str, text: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> None:
         self.name, self.text, self.bounds, self.labels = name, text, list(bounds), list(labels)
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+        self._series: dict[Labels, Distribution] = {}
 
-    def observe(self, value: float, labels: Labels = ()) -> None:
-        counts, labels = self._series(labels)
-        counts[bisect_left(self.bounds, value)] += 1
-        self._sums[labels] += value
-
-    def merge(self, counts: Iterable[int], total: float, labels: Labels = ()) -> None:
-        """Adds observations counted elsewhere over the same bounds, the last count being those beyond all bounds."""
-        mine, labels = self._series(labels)
-        for i, count in enumerate(counts):
-            mine[i] += count
-        self._sums[labels] += total
+    def of(self, labels: Labels) -> Distribution:
+        """The series with these labels; beyond the bound, the one for all others."""
+        found = self._series.get(labels)
+        if found is None:
+            if len(self._series) >= SERIES_MAX:
+                labels = ("other",) * len(labels)
+            found = self._series.setdefault(labels, Distribution(self.bounds))
+        return found
 
     def collect(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         names = [*map(str, self.bounds), "+Inf"]
-        for labels, counts in self._counts.items():
-            buckets = list(zip(names, map(float, accumulate(counts)), strict=True))
-            family.add_metric(labels, buckets, self._sums[labels])
+        for labels, series in self._series.items():
+            buckets = list(zip(names, map(float, accumulate(series.counts)), strict=True))
+            family.add_metric(labels, buckets, series.total)
         return family
-
-    def _series(self, labels: Labels) -> tuple[list[int], Labels]:
-        counts = self._counts.get(labels)
-        if counts is None:
-            if len(self._counts) >= SERIES_MAX:
-                labels = ("other",) * len(labels)
-            counts = self._counts.setdefault(labels, [0] * (len(self.bounds) + 1))
-            self._sums.setdefault(labels, 0.0)
-        return counts, labels

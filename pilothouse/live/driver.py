@@ -42,7 +42,8 @@ class Driver:
         self.post(arrived)
 
     def tell(self, event: FirstToken | Finished | Failed | Cancelled) -> None:
-        if not isinstance(event, FirstToken) and (not isinstance(event, Failed) or event.sent):
+        kind = type(event)
+        if kind is Finished or kind is Cancelled or (kind is Failed and event.sent):  # type: ignore[union-attr]
             self._answers.pop(event.request, None)
         self.post(event)
 
@@ -50,22 +51,28 @@ class Driver:
         """Any event, from anywhere in this process. An event stamped earlier than the last one is moved up to it."""
         if self._is_broken:
             return
-        started_us = self.clock.now_us()
-        if event.at_us < self.dispatcher.now_us:
-            event = msgspec.structs.replace(event, at_us=self.dispatcher.now_us)
+        dispatcher, now_us = self.dispatcher, self.clock.now_us
+        started_us = now_us()
+        if event.at_us < dispatcher.now_us:
+            event = msgspec.structs.replace(event, at_us=dispatcher.now_us)
         try:
-            self._keep_journal(self._begin_segment)
-            commands = self.dispatcher.handle(event)
+            if self.journal is not None:
+                self._keep_journal(self._begin_segment)
+            commands = dispatcher.handle(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, the state cannot be trusted after it
             self._is_broken = True
             self._broken(error)
             return
-        self._keep_journal(lambda journal: journal.append(event, commands))
+        took_us = now_us() - started_us
+        if self.journal is not None:
+            self._keep_journal(lambda journal: journal.append(event, commands))
         for watcher in self.watchers:
-            watcher(event, commands, self.clock.now_us() - started_us)
+            watcher(event, commands, took_us)
         for command in commands:
             self._perform(command)
-        self._arm()
+        wake_us = dispatcher.next_wake_us()
+        if wake_us is not None:
+            self._arm(wake_us)
 
     def flush(self) -> None:
         """Brings the journal to the disk."""
@@ -102,12 +109,11 @@ class Driver:
             del self._answers[command.request]  # refused: nothing follows
         answer(command)
 
-    def _arm(self) -> None:
+    def _arm(self, wake_us: Micros) -> None:
         """One timer for the dispatcher's next wake-up; an earlier wish replaces it, a later one waits for it."""
-        wake_us = self.dispatcher.next_wake_us()
-        if wake_us is None or (self._timer is not None and self._timer_at_us <= wake_us):
-            return
         if self._timer is not None:
+            if self._timer_at_us <= wake_us:
+                return
             self._timer.cancel()
         self._timer_at_us = wake_us
         delay_us = max(1_000, wake_us - self.clock.now_us())

@@ -13,6 +13,7 @@ from pilothouse.core.events import AnyEvent, Arrived, Cancelled, Failed, Finishe
 from pilothouse.core.units import Micros, RequestId
 
 ENDED_MAX = 4096  # stories kept after their end
+_CONTINUE = frozenset([FirstToken, Finished, Failed, Cancelled])
 
 
 class Story(msgspec.Struct):
@@ -62,7 +63,7 @@ class Stories:
         kind = type(event)
         if kind is Arrived:
             self._begin(event)  # type: ignore[arg-type]
-        elif kind in (FirstToken, Finished, Failed, Cancelled):
+        elif kind in _CONTINUE:
             story = self.in_flight.get(event.request)  # type: ignore[union-attr]
             if story is not None:
                 self._continue(story, event)
@@ -70,10 +71,10 @@ class Stories:
             story = self.in_flight.get(command.request)
             if story is None:
                 continue
-            if isinstance(command, Route):
+            if type(command) is Route:
                 story.routes.append(command)
                 story.routed_us.append(event.at_us - story.arrived_at_us)
-            elif isinstance(command, Reject):
+            elif type(command) is Reject:
                 story.rejected = command
                 self._end(story, "rejected", event.at_us)
 
@@ -83,12 +84,13 @@ class Stories:
         )
 
     def _continue(self, story: Story, event: AnyEvent) -> None:
-        if isinstance(event, FirstToken):
-            story.first_token_us = event.at_us - story.arrived_at_us
-        elif isinstance(event, Finished):
-            story.cached_tokens, story.output_tokens = event.cached_tokens, event.output_tokens
+        kind = type(event)
+        if kind is Finished:
+            story.cached_tokens, story.output_tokens = event.cached_tokens, event.output_tokens  # type: ignore[union-attr]
             self._end(story, "finished", event.at_us)
-        elif isinstance(event, Cancelled):
+        elif kind is FirstToken:
+            story.first_token_us = event.at_us - story.arrived_at_us
+        elif kind is Cancelled:
             self._end(story, "cancelled", event.at_us)
         elif isinstance(event, Failed):
             story.failures.append(event.kind.value)

@@ -50,30 +50,32 @@ class Observer:
         self.total = Histogram("pilothouse_request_duration_seconds", "Arrival to end.", SECONDS, MODEL)
         self.queue = Histogram("pilothouse_queue_seconds", "Arrival to first route.", SECONDS, ("model",))
         self.decision = Histogram("pilothouse_decision_seconds", "Time to take one decision.", DECISION_SECONDS)
+        self._decisions = self.decision.of(())
+        self._cells: dict[tuple[str, ...], _Cells] = {}  # a memo of series
         self._down: set[str] = set()  # endpoints seen ejected; only ever asked for membership
 
     def watch(self, event: AnyEvent, commands: list[AnyCommand], decision_us: int) -> None:
         """A watcher of the driver."""
-        if isinstance(event, Failed):
-            story = self.stories.in_flight.get(event.request)
-            if story is not None:
-                self.failures.add((story.endpoint, event.kind))
-        if isinstance(event, Failed | Probed):
-            self._count_ejections()
+        if type(event) in _OF_HEALTH:
+            self._count_health(event)
         self.stories.watch(event, commands, decision_us)
         if commands:
-            self.decision.observe(decision_us / 1e6)
+            self._decisions.observe(decision_us / 1e6)
 
     def observed(self, record: Record) -> None:
         """A front door's record of one request, at its end."""
         story = self.stories.ended.get(RequestId(record.request))
-        self.responses.add((record.api, str(record.status)))
+        key = (record.model, record.endpoint, record.outcome, record.described_by, record.api, str(record.status))
+        cells = self._cells.get(key)
+        if cells is None:
+            cells = self._find_cells(key)
+        cells.responses.value += 1
         if record.attempts:
-            self._count(record)
+            self._count(cells, record)
         for export in self.exporters:
             export(record, story)
         if self._log is not None:
-            self._lines += self._encoder.encode(_line(record, story, self._clock.wall_s())) + b"\n"
+            self._lines += _line(self._encoder.encode, record, story, self._clock.wall_s())
             if len(self._lines) >= LINES_BYTES:
                 self.flush()
 
@@ -90,9 +92,13 @@ class Observer:
 
     def _ended(self, story: Story) -> None:
         if story.routes:
-            self.queue.observe(story.routed_us[0] / 1e6, (story.model,))
+            self.queue.of((story.model,)).observe(story.routed_us[0] / 1e6)
 
-    def _count_ejections(self) -> None:
+    def _count_health(self, event: AnyEvent) -> None:
+        if isinstance(event, Failed):
+            story = self.stories.in_flight.get(event.request)
+            if story is not None:
+                self.failures.add((story.endpoint, event.kind))
         for endpoint in self._dispatcher.fleet.endpoints.values():
             if endpoint.ejected and endpoint.id not in self._down:
                 self.ejections.add((endpoint.id,))
@@ -100,43 +106,27 @@ class Observer:
             elif not endpoint.ejected:
                 self._down.discard(endpoint.id)
 
-    def _count(self, record: Record) -> None:
+    def _count(self, cells: "_Cells", record: Record) -> None:
         """A routed request: its model is one that the fleet serves, so it is safe as a label."""
-        labels = (record.model, record.endpoint)
-        self.requests.add((*labels, record.outcome))
-        self.described.add((record.model, record.described_by or "size"))
+        if cells.requests is None:
+            self._find_routed(cells, record)
+            assert cells.requests is not None and cells.described is not None
+        cells.requests.value += 1
+        cells.described.value += 1  # type: ignore[union-attr]
         if record.attempts > 1:
             self.retries.add((record.endpoint,), record.attempts - 1)
-        if record.outcome != "finished":
+        if cells.total is None:
             return
+        cells.total.observe(record.e2e_us / 1e6)
+        cells.prompt.value += record.prompt_tokens or record.described_tokens
+        cells.output.value += record.output_tokens or 0
+        labels = (record.model, record.endpoint)
         if record.stream and record.ttft_us is not None:
-            self.ttft.observe(record.ttft_us / 1e6, labels)
-            self.step.merge(record.itl_counts, (record.e2e_us - record.ttft_us) / 1e6, labels)
-        self.total.observe(record.e2e_us / 1e6, labels)
-        self.prompt.add(labels, record.prompt_tokens or record.described_tokens)
-        self.output.add(labels, record.output_tokens or 0)
+            self.ttft.of(labels).observe(record.ttft_us / 1e6)
+            self.step.of(labels).merge(record.itl_counts, (record.e2e_us - record.ttft_us) / 1e6)
         if record.cached_tokens is not None:  # only where both are known can they be compared
             self.expected.add(labels, record.expected_cached_tokens)
             self.cached.add(labels, record.cached_tokens)
-
-
-def _line(record: Record, story: Story | None, wall_s: float) -> dict[str, Any]:
-    """One wide line: everything the front door knows, and the decision's side of it."""
-    line = {"time": round(wall_s, 6)} | msgspec.structs.asdict(record)
-    if not record.stream:
-        del line["itl_counts"]
-    if story is None or not story.routes:
-        return line | {"rejected": story.rejected.reason} if story is not None and story.rejected else line
-    why = story.routes[-1].why
-    runner_up = why.candidates[1] if len(why.candidates) > 1 else None
-    return line | {
-        "queue_us": story.routed_us[0],
-        "failures": story.failures,
-        "policy": why.profile,
-        "score": round(why.candidates[0].total, 4) if why.candidates else None,
-        "runner_up": runner_up.endpoint if runner_up else None,
-        "runner_up_score": round(runner_up.total, 4) if runner_up else None,
-    }
 
 
 class Metrics(Collector):

@@ -31,7 +31,7 @@ class Lru:
     def __len__(self) -> int:
         return len(self._used)
 
-    def missing(self, blocks: Sequence[int]) -> list[int]:
+    def missing(self, blocks: Sequence[BlockKey]) -> list[BlockKey]:
         """Those that are not here."""
         return list(filterfalse(self._used.__contains__, blocks))
 

@@ -2,6 +2,11 @@
 
 Answers are parsed by llhttp and reported once per read: the head, then body bytes with their framing taken off. What is not
 strictly HTTP/1.1 ends the connection as garbage. A connection carries one request at a time and then goes back to its pool.
+
+Two kinds of reads are so common, and so plain, that the parser is spared them. An answer that comes whole in one read, under
+a head that the engine has sent before but for the body's length, is recognised by comparing bytes. And a stream is mostly
+reads of exactly one chunk: where the parser stands between two chunks, such a read is recognised by its first and last
+bytes; the parser never hears of it, and stands between two chunks all the same.
 """
 
 import asyncio
@@ -10,13 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 import httptools
 
 from pilothouse.core.events import FailureKind
+from pilothouse.live.answer_head import AnswerHead, Fields, RepeatedHead
 from pilothouse.live.timers import NEVER
 
 if TYPE_CHECKING:
     from pilothouse.live.upstream import Pool
 
 NOTHING = (b"", b"")
-Fields = list[tuple[bytes, bytes]]  # header names as the engine spells them
+REMEMBER_US = 50_000  # between two heads remembered, for engines whose heads are never the same twice
 
 
 class Carrier(Protocol):
@@ -42,12 +48,16 @@ class Receiver(Protocol):
         """The request is now there; called before anything else, and again if it moves."""
         ...
 
-    def head(self, status: int, fields: Fields, length: int | None, now_us: int) -> bool:
+    def head(self, head: AnswerHead, length: int | None, now_us: int) -> bool:
         """The final head; length None = until the end. False: not wanted, and nothing more is called."""
         ...
 
     def body(self, data: bytes, last: bool, now_us: int) -> None:
         """Body bytes, perhaps none if `last`."""
+        ...
+
+    def chunk(self, framed: bytes, start: int, now_us: int) -> None:
+        """One whole chunk, framing included: its data are `framed[start:-2]`. Only after some of the body."""
         ...
 
     def failed(self, kind: FailureKind, what: str) -> None:
@@ -75,12 +85,15 @@ class EngineConnection(asyncio.Protocol):
         self._sent_us = self._heard_us = 0  # request sent; last byte received, or when it became idle
         self._parser = httptools.HttpResponseParser(self)
         self._begun = self._headed = self._reported = self._complete = False  # how far the answer has come
+        self._chunk_ended = self._between = (
+            False  # the parser's last word was the end of a chunk; and nothing came after
+        )
         self._keep = self._until_close = self._surplus = (
             False  # usable afterwards; ends with the connection; bytes too many
         )
         self._fields: Fields = []
         self._length: int | None = None
-        self._body = b""  # body bytes of the current read
+        self._body = self._media = b""  # body bytes of the current read; the content type
         self._status = self._head_bytes = 0
         self._garbage: str | None = None  # what is wrong with it
 
@@ -142,9 +155,23 @@ class EngineConnection(asyncio.Protocol):
             self._transport.abort()  # bytes that nobody asked for
             return
         self._heard_us = now_us = self._now_us()
-        if not self._begun:
-            self._begun, self._request = True, NOTHING
+        if not self._begun and receiver is not None and self._pool.repeated is not None:
+            body = self._pool.repeated.body_of(data)
+            if body is not None:
+                self._report_whole(receiver, self._pool.repeated.head, body, now_us)
+                return
+        if self._between and receiver is not None:
+            end = data.find(b"\r\n", 1, 8)  # of the size, if this is one whole chunk
+            size = len(data) - end - 4
+            if size > 0 and data[:end] == b"%x" % size and data[-2:] == b"\r\n":
+                try:
+                    receiver.chunk(data, end + 2, now_us)
+                except Exception as error:  # noqa: BLE001 - the boundary of one request
+                    self._drop()
+                    receiver.crashed(error)
+                return
         if not self._headed:
+            self._begun, self._request = True, NOTHING
             self._head_bytes += len(data)
         garbage = None
         try:
@@ -153,6 +180,9 @@ class EngineConnection(asyncio.Protocol):
             garbage = "switched protocols"
         except httptools.HttpParserError as error:
             garbage = str(error)
+        if self._complete and not self._reported and garbage is None and now_us >= self._pool.remember_us:
+            self._remember(data, now_us)
+        self._between = self._chunk_ended and data[-2:] == b"\r\n" and garbage is None
         if self._complete and garbage is not None:
             garbage, self._surplus = None, True  # the answer itself was whole
         garbage = self._garbage or garbage
@@ -233,6 +263,8 @@ class EngineConnection(asyncio.Protocol):
             size = len(name)
             if size == 14 and name.lower() == b"content-length":
                 self._length = int(value)
+            elif size == 12 and name.lower() == b"content-type":
+                self._media = value
             elif size == 17 and name.lower() == b"transfer-encoding":
                 chunked = value.lower() == b"chunked"
                 if not chunked:
@@ -240,6 +272,14 @@ class EngineConnection(asyncio.Protocol):
         if status in (204, 304):
             self._length = 0
         self._until_close = self._length is None and not chunked
+
+    def on_chunk_header(self) -> None:
+        """A chunk has begun, or the trailer."""
+        self._chunk_ended = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk has ended; the next may begin, or the rest of the read end in the middle of its size."""
+        self._chunk_ended = True
 
     def on_body(self, data: bytes) -> None:
         """Collects the body bytes of one read."""
@@ -251,7 +291,7 @@ class EngineConnection(asyncio.Protocol):
         if self._headed:
             if not self._complete:
                 self._keep = self._parser.should_keep_alive()
-            self._complete = True
+            self._complete, self._chunk_ended = True, False
 
     # -- parts
 
@@ -263,8 +303,9 @@ class EngineConnection(asyncio.Protocol):
     def _start_answer(self) -> None:
         self._begun = self._headed = self._reported = self._complete = self._keep = self._until_close = (
             self._surplus
-        ) = False
+        ) = self._chunk_ended = self._between = False
         self._fields, self._length, self._body, self._garbage = [], None, b"", None
+        self._media = b""
         self._status = self._head_bytes = 0
 
     def _report(self, receiver: Receiver, garbage: str | None, now_us: int) -> None:
@@ -276,13 +317,13 @@ class EngineConnection(asyncio.Protocol):
             return
         body, last = self._body, self._complete
         self._body = b""
-        status, fields, length, reported = self._status, self._fields, self._length, self._reported
+        head, length, reported = AnswerHead(self._status, self._fields, self._media), self._length, self._reported
         self._reported = True
         if last:
             self._receiver = None
             self._finish()  # first, so that what the receiver starts next may use this connection
         if not reported:
-            if not receiver.head(status, fields, length, now_us):
+            if not receiver.head(head, length, now_us):
                 if not last:
                     self._receiver, self._draining, self._head_bytes = None, True, 0
                 return
@@ -290,6 +331,25 @@ class EngineConnection(asyncio.Protocol):
                 self._pool.timers.watch(self, self._due_us())
         if body or last:
             receiver.body(body, last, now_us)
+
+    def _report_whole(self, receiver: Receiver, head: AnswerHead, body: bytes, now_us: int) -> None:
+        """An answer that the parser did not see: its head was good before, and so is its length."""
+        self._receiver, self._request, self._keep = None, NOTHING, True
+        try:
+            self._finish()
+            if receiver.head(head, len(body), now_us):
+                receiver.body(body, True, now_us)
+        except Exception as error:  # noqa: BLE001 - the boundary of one request
+            receiver.crashed(error)
+
+    def _remember(self, data: bytes, now_us: int) -> None:
+        """A whole answer in one read: the next one probably begins with the same head, until its date changes."""
+        self._pool.remember_us = now_us + REMEMBER_US
+        plain = self._keep and self._garbage is None and not self._surplus and self._status >= 200
+        lengths = sum(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._fields)
+        whole = data.startswith(b"HTTP/1.1 %d" % self._status) and data.endswith(self._body)
+        if plain and whole and lengths == 1 and self._length is not None and self._length == len(self._body) > 0:
+            self._pool.repeated = RepeatedHead(AnswerHead(self._status, self._fields, self._media), data, self._length)
 
     def _drain(self, size: int, garbage: str | None) -> None:
         self._body = b""

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pilothouse.core.events import FailureKind
+from pilothouse.live.answer_head import AnswerHead, Fields, RepeatedHead
 from pilothouse.live.clock import Clock
-from pilothouse.live.engine_connection import Carrier, EngineConnection, Fields, Receiver
+from pilothouse.live.engine_connection import Carrier, EngineConnection, Receiver
 from pilothouse.live.timers import Timers
 
-__all__ = ["Carrier", "EngineConnection", "Fields", "Pool", "Receiver", "Upstream", "UpstreamLimits"]
+__all__ = ["AnswerHead", "Carrier", "EngineConnection", "Fields", "Pool", "Receiver", "Upstream", "UpstreamLimits"]
 
 
 class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +63,8 @@ class Pool:
         self.limits, self.clock, self.timers = upstream.limits, upstream.clock, upstream.timers
         self.authority = parts.netloc.rpartition("@")[2].encode()  # for the Host field
         self.open = 0  # connections open or opening
+        self.repeated: RepeatedHead | None = None  # what answers of this engine begin with
+        self.remember_us = 0  # not before this is another one remembered
         self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._idle: list[EngineConnection] = []

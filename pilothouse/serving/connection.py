@@ -7,13 +7,14 @@ since a close and a half-close look alike from here; `serve_half_closed` chooses
 """
 
 import asyncio
+from collections.abc import Callable
 
 from pilothouse.core.errors import ClientError
 from pilothouse.live.timers import NEVER
 from pilothouse.serving import status as tables
 from pilothouse.serving.chunked import ChunkedBody
 from pilothouse.serving.exchange import Exchange
-from pilothouse.serving.head import Head, check_incomplete, parse_head
+from pilothouse.serving.head import Head, HeadReader, check_incomplete
 from pilothouse.serving.headers import own_answer
 from pilothouse.serving.local import LocalAnswer, answer_locally
 from pilothouse.serving.plane import Plane
@@ -44,8 +45,10 @@ class ClientConnection(asyncio.Protocol):
         self._plane, self._settings = plane, plane.settings
         self._now_us = plane.clock.now_us
         self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]  # sends bytes of the answer
         self._phase = HEAD
         self._held = b""  # an unfinished head, or bytes read ahead of the answer
+        self._heads = HeadReader()
         self._head: Head | None = None
         self._path: Path | None = None
         self._body = bytearray()
@@ -63,10 +66,6 @@ class ClientConnection(asyncio.Protocol):
     def may_keep_alive(self) -> bool:
         """Whether the answer may leave the connection open."""
         return self._head is not None and self._head.keep_alive and not self._plane.draining and not self._half_closed
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes of the answer."""
-        self._transport.write(data)
 
     def reply_refusal(self, refusal: Refusal, api: Api, shown: str, more: bytes = b"", *, keep: bool = True) -> None:
         """Sends a whole answer saying no."""
@@ -111,6 +110,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the connection, unless there are too many."""
         self._transport = transport  # type: ignore[assignment]
+        self.write = self._transport.write
         peer = transport.get_extra_info("peername")
         if peer:
             self.peer = str(peer[0]).encode()
@@ -237,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
             return None
         self._begun = False
         self._head = self._path = None  # until the new one is known to be good
-        self._head = head = parse_head(data[:end], settings)
+        self._head = head = self._heads.read(data[:end], settings)
         self._path = path = path_of(head.path, settings.grants)
         rest = data[end + 4 :]
         plain = path.kind is STEERED and head.method in path.methods and plane.keys.admit(head.fields)
@@ -247,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
         if head.length > settings.body_bytes_max:
             raise ClientError("the request body is too large", status=413, code="body_too_large")
         if len(rest) >= head.length and not head.chunked:
-            self._start(rest[: head.length] if head.length else b"")
+            self._start(rest[: head.length])  # all of it, mostly, and then no copy
             return rest[head.length :]
         if head.expects_continue and not rest:
             self._transport.write(CONTINUE)

@@ -14,16 +14,17 @@ from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.errors import ClientError
 from pilothouse.core.events import Arrived, Cancelled, Failed, FailureKind, Finished, FirstToken
 from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
-from pilothouse.live.upstream import Carrier, Fields
+from pilothouse.live.upstream import AnswerHead, Carrier
 from pilothouse.serving import status as tables
 from pilothouse.serving.answer import AnswerWriter
+from pilothouse.serving.body import find_pinned, read_body
 from pilothouse.serving.head import Head
 from pilothouse.serving.headers import engine_head
 from pilothouse.serving.plane import Describer, Plane, Prompt
 from pilothouse.serving.record import ITL_BOUNDS_US, Record
 from pilothouse.serving.routes import Api, Kind, Path
 from pilothouse.serving.status import Refusal
-from pilothouse.wire.openai import Inspected, inspect_form, inspect_json, session_key
+from pilothouse.wire.openai import Inspected, session_key
 from pilothouse.wire.usage import StreamUsage, Usage, first_status, response_id
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ BYTES_PER_TOKEN = 4  # estimate for prompts that nobody describes
 USAGE_TAIL_BYTES = 65_536  # of a unary answer, searched for its counts
 RESPONSE_ID_BYTES = 4_096  # of the first body bytes, searched for the id of a stored response
 _BUCKETS = len(ITL_BOUNDS_US) + 1
-_NO_BODY = Inspected(b"", {}, None, False, None, None, None)
 OTHER, RESPONSES, STORED = Api.OTHER, Api.RESPONSES, Kind.STORED  # members are slow to look up
 _MODEL_REQUIRED = frozenset([Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.MESSAGES])
 
@@ -118,16 +118,16 @@ class Exchange:
         """Where the request is now."""
         self._carrier = carrier
 
-    def head(self, status: int, fields: Fields, length: int | None, now_us: int) -> bool:
+    def head(self, head: AnswerHead, length: int | None, now_us: int) -> bool:
         """Keeps a good head until its body begins; a 5xx or 429 fails the attempt."""
-        failure = tables.failure_of(status)
+        failure = tables.failure_of(head.status)
         if failure is not None:
             self._carrier = None
-            self.failed(failure, f"the engine answered {status}")
+            self.failed(failure, f"the engine answered {head.status}")
             return False
-        self._status = status
-        self._answer = AnswerWriter(status, fields, length, self._head.minor)
-        self._sse = self._answer.is_event_stream
+        self._status = head.status
+        self._answer = writer = AnswerWriter(head, length, self._head.minor)
+        self._sse = writer.is_event_stream
         return True
 
     def body(self, data: bytes, last: bool, now_us: int) -> None:
@@ -161,6 +161,19 @@ class Exchange:
                 self._learn(data)
         if last:
             self._finish(now_us)
+
+    def chunk(self, framed: bytes, start: int, now_us: int) -> None:
+        """Passes on one chunk as it came. Called for each token of each stream, so it does the least that has to be done."""
+        data = framed[start:-2]
+        self._client.write(framed if self._answer.is_chunked else data)  # type: ignore[union-attr]
+        if self._usage is not None:
+            self._itl[bisect_left(ITL_BOUNDS_US, now_us - self._heard_us)] += 1
+            self._usage.feed(data)
+        else:
+            self._tail = (self._tail + data)[-USAGE_TAIL_BYTES:]
+        self._heard_us = now_us
+        self._chunks += 1
+        self._bytes_out += len(data)
 
     def failed(self, kind: FailureKind, what: str) -> None:
         """The attempt failed: the steering decides what next, unless the client has seen bytes."""
@@ -204,18 +217,19 @@ class Exchange:
     # -- the way to the engine
 
     def _begin(self) -> None:
-        found = self._inspect()
         head, plane, api = self._head, self._plane, self._api
+        found, self._content_type = read_body(head, self._path, self._body, plane.settings.grants)
         model = found.model
         if model is None:
             if api in _MODEL_REQUIRED:
                 raise ClientError("the field 'model' is required", param="model", code="missing_model")
             model = plane.directory.default_model() or ""
         self._model, self._stream, self._body = model, found.stream, found.raw
-        self._pin(found)
+        if found.previous_response is not None or self._path.kind is STORED:
+            self._pinned = find_pinned(plane.stored, head, self._path, found)
         if plane.contexts is not None:
-            head.fields[b"traceparent"], self._trace_parent = plane.contexts.child(head.fields.get(b"traceparent"))
-            self._trace = head.fields[b"traceparent"].decode()
+            trace, self._trace_parent = plane.contexts.child(head.fields.get(b"traceparent"))
+            self._trace = trace.decode()
         session = head.fields.get(plane.settings.session_field)
         if session is not None:
             self._session = session_key(session.decode("latin-1"))
@@ -243,34 +257,6 @@ class Exchange:
             self._refuse(tables.blamed(error))
         except Exception as error:  # noqa: BLE001 - the boundary of one request
             self.crashed(error)
-
-    def _inspect(self) -> Inspected:
-        head, grants = self._head, self._plane.settings.grants
-        if not self._body and (self._api is OTHER or self._path.kind is STORED):
-            return _NO_BODY
-        declared = head.fields.get(b"content-type")
-        media = b"application/json" if declared is None else declared.partition(b";")[0].strip(b" \t").lower()
-        if b"content-encoding" in head.fields:
-            raise ClientError("encoded request bodies are not accepted", status=415, code="unsupported_media_type")
-        if media == b"application/json":
-            self._content_type = b"application/json"
-            return inspect_json(self._body, grants)
-        if media == b"multipart/form-data" and self._api is OTHER:
-            self._content_type = declared
-            return inspect_form(self._body, grants)
-        raise ClientError("the content type must be application/json", status=415, code="unsupported_media_type")
-
-    def _pin(self, found: Inspected) -> None:
-        stored = self._plane.stored
-        if self._path.kind is STORED:
-            self._pinned = stored.find(self._path.item)
-            if self._head.method == "DELETE":
-                stored.forget(self._path.item)
-        elif found.previous_response is not None and self._api is RESPONSES:
-            self._pinned = stored.find(found.previous_response)
-            if self._pinned is None:
-                what = f"no response with id {found.previous_response!r} is known here"
-                raise ClientError(what, param="previous_response_id", status=404, code="response_not_found")
 
     def _arrive(self, prompt: Prompt | None, output_tokens_max: int | None) -> None:
         self._prompt = prompt
@@ -305,8 +291,10 @@ class Exchange:
             start += b"authorization: Bearer " + key.encode() + b"\r\n"
         elif not plane.settings.client_keys and b"authorization" in head.fields:
             start += b"authorization: " + head.fields[b"authorization"] + b"\r\n"
-        raw = engine_head(head, start, self._request, self._content_type, len(self._body), self._client.peer)
-        pool.send(self, raw, self._body)
+        length, peer = len(self._body), self._client.peer
+        pool.send(
+            self, engine_head(head, start, self._request, self._content_type, length, peer, self._trace), self._body
+        )
 
     # -- the way back
 
@@ -357,40 +345,39 @@ class Exchange:
             self._observe(event, outcome, status, code)
 
     def _observe(self, event: Finished | Failed | Cancelled | None, outcome: str, status: int, code: str) -> None:
-        prompt, done = self._prompt, event if isinstance(event, Finished) else None
+        """Hands on the record, whose fields come in their order: by name they would cost four times as much."""
+        done = event if isinstance(event, Finished) else None
         if done is None and self._usage is not None:  # cut short: what was seen until then
             done = Finished(self._now(), self._request, output_tokens=self._usage.output_tokens())
+        counts = (None, None, None) if done is None else (done.prompt_tokens, done.cached_tokens, done.output_tokens)
+        prompt, route = self._prompt, self._route
         self._plane.observe(
             Record(
-                request=self._request,
-                method=self._head.method,
-                path=self._head.path,
-                api=self._api,
-                kind=self._path.kind,
-                status=status,
-                outcome=outcome,
-                code=code,
-                model=self._model,
-                endpoint="" if self._route is None else self._route.endpoint,
-                attempts=self._attempts,
-                stream=self._stream,
-                at_us=self._at_us,
-                ttft_us=self._first_us - self._at_us if self._opened else None,
-                e2e_us=self._now() - self._at_us,
-                described_tokens=0 if prompt is None else prompt.tokens,
-                described_by="" if prompt is None else prompt.mode,
-                described_note="" if prompt is None else prompt.note,
-                expected_cached_tokens=self._expected,
-                prompt_tokens=None if done is None else done.prompt_tokens,
-                cached_tokens=None if done is None else done.cached_tokens,
-                output_tokens=None if done is None else done.output_tokens,
-                chunks=self._chunks,
-                itl_counts=self._itl,
-                bytes_in=self._bytes_in,
-                bytes_out=self._bytes_out,
-                session=self._session,
-                trace=self._trace,
-                trace_parent=self._trace_parent,
+                self._request,
+                self._head.method,
+                self._head.path,
+                self._api,
+                self._path.kind,
+                status,
+                outcome,
+                code,
+                self._model,
+                "" if route is None else route.endpoint,
+                self._attempts,
+                self._stream,
+                self._at_us,
+                self._first_us - self._at_us if self._opened else None,
+                self._now() - self._at_us,
+                *((0, "", "") if prompt is None else (prompt.tokens, prompt.mode, prompt.note)),
+                self._expected,
+                *counts,
+                self._chunks,
+                self._bytes_in,
+                self._bytes_out,
+                self._session,
+                self._trace,
+                self._trace_parent,
+                self._itl,
             )
         )
 

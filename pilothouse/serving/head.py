@@ -13,6 +13,7 @@ from pilothouse.serving.routes import EXACT
 from pilothouse.serving.settings import FrontSettings
 
 CONTENT_LENGTH_DIGITS_MAX = 15
+REPEATED_BYTES_MAX = 4096  # a longer head is parsed each time, so that idle connections stay small
 _HEAD_BYTES = bytes([9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _METHODS = {b"GET": "GET", b"POST": "POST", b"HEAD": "HEAD", b"DELETE": "DELETE", b"OPTIONS": "OPTIONS"}
@@ -47,6 +48,34 @@ class Head:
     chunked: bool
     keep_alive: bool
     expects_continue: bool
+    copied: bytes | None = None  # the fields that engines get, written once for all requests with this head
+
+
+class HeadReader:
+    """Reads the heads of one connection. A client mostly repeats itself, but for the body's length: known by its bytes."""
+
+    __slots__ = ("_after", "_before", "_head")
+
+    def __init__(self) -> None:
+        self._head: Head | None = None
+        self._before = self._after = b""  # around the digits of the length
+
+    def read(self, raw: bytes, settings: FrontSettings) -> Head:
+        """As `parse_head`; the same object again for the same head, so nobody may keep it beyond its request."""
+        head = self._head
+        if head is not None and raw.startswith(self._before) and raw.endswith(self._after):
+            digits = raw[len(self._before) : len(raw) - len(self._after)]
+            if digits.isdigit() and len(digits) <= CONTENT_LENGTH_DIGITS_MAX:
+                head.length = int(digits)
+                return head
+        head = parse_head(raw, settings)
+        length = head.fields.get(b"content-length")
+        if length is None or len(raw) > REPEATED_BYTES_MAX:
+            self._head = None
+        else:
+            start = raw.index(length, raw.lower().index(b"\r\ncontent-length:") + 17)
+            self._head, self._before, self._after = head, raw[:start], raw[start + len(length) :]
+        return head
 
 
 def parse_head(raw: bytes, settings: FrontSettings) -> Head:

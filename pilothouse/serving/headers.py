@@ -36,30 +36,39 @@ _answered: dict[bytes, bytes | None] = {}  # header name as an engine spells it 
 _STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
 
 
-def engine_head(head: Head, start: bytes, request: str, content_type: bytes | None, length: int, peer: bytes) -> bytes:
+def engine_head(
+    head: Head, start: bytes, request: str, content_type: bytes | None, length: int, peer: bytes, trace: str = ""
+) -> bytes:
     """The head of a request to an engine; `start` is its request line and the fields that all such requests share."""
-    fields = head.fields
-    parts = [start]
+    copied = head.copied
+    if copied is None:
+        copied = head.copied = _copied(head.fields, peer, traced=bool(trace))
+    if trace:
+        start += b"traceparent: %b\r\n" % trace.encode()
     if content_type is not None:
-        parts.append(b"content-type: " + content_type + b"\r\n")
+        start += b"content-type: %b\r\n" % content_type
     if length or head.method == "POST":
-        parts.append(b"content-length: %d\r\n" % length)
+        return b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n\r\n" % (start, length, copied, request.encode())
+    return b"%b%bx-request-id: %b\r\n\r\n" % (start, copied, request.encode())
+
+
+def _copied(fields: dict[bytes, bytes], peer: bytes, *, traced: bool) -> bytes:
+    """A client's fields as its engines get them, and where it came from."""
     named = _named_by_connection(fields)
+    parts = []
     for name, value in fields.items():
         passes = _passed.get(name)
         if passes is None:
             passes = _may_pass(name)
-        if passes and name not in named:
+        if passes and name not in named and not (traced and name == b"traceparent"):
             parts.append(name + b": " + value + b"\r\n")
-    host = fields.get(b"host", b"")
     parts.append(
-        b"x-request-id: %s\r\nx-forwarded-for: %s\r\nx-forwarded-proto: http\r\nx-forwarded-host: %s\r\n\r\n"
-        % (request.encode(), peer, host)
+        b"x-forwarded-for: %b\r\nx-forwarded-proto: http\r\nx-forwarded-host: %b\r\n" % (peer, fields.get(b"host", b""))
     )
     return b"".join(parts)
 
 
-def answer_head(status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
+def answer_head(status: int, fields: list[tuple[bytes, bytes]]) -> bytes:
     """Status line and an engine's fields without those that are its own business; framing and our fields come after."""
     parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
     for raw_name, value in fields:
@@ -69,7 +78,7 @@ def answer_head(status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
             name = _answer_name(raw_name)
         if name is not None:
             parts.append(name + value + b"\r\n")
-    return parts
+    return b"".join(parts)
 
 
 def own_answer(status: int, body: bytes, shown: str, more: bytes, keep: bool, bodiless: bool) -> bytes:

@@ -92,7 +92,7 @@ class RequestIds:
     _BATCH = 256
 
     def __init__(self) -> None:
-        self._random = b""
+        self._digits = ""
         self._at = 0
         self._count = int.from_bytes(os.urandom(2))
 
@@ -102,11 +102,12 @@ class RequestIds:
             shown = given.decode()
             self._count = (self._count + 1) & 0xFFFF  # unique as long as fewer than 65,536 of one name are in flight
             return shown, f"{shown}~{self._count:04x}"
-        if self._at == len(self._random):
-            self._random, self._at = os.urandom(16 * self._BATCH), 0
-        digits = self._random[self._at : self._at + 16].hex()
-        self._at += 16
-        made = f"{digits[:12]}4{digits[13:16]}a{digits[17:]}"  # the fixed bits of a random UUID
+        at = self._at
+        if at == len(self._digits):
+            self._digits, at = os.urandom(16 * self._BATCH).hex(), 0
+        self._at = at + 32
+        digits = self._digits
+        made = f"{digits[at : at + 12]}4{digits[at + 13 : at + 16]}a{digits[at + 17 : at + 32]}"  # as a random UUID
         return made, made
 
 

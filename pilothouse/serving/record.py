@@ -37,12 +37,12 @@ class Record(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
     output_tokens: int | None = None  # reported, or the number of events
     chunks: int = 0  # reads that brought body bytes
-    itl_counts: list[int] = []  # gaps between them in the buckets of ITL_BOUNDS_US; empty for unary answers
     bytes_in: int = 0
     bytes_out: int = 0
     session: int = 0
     trace: str = ""  # our span as a W3C traceparent, when spans are made
     trace_parent: str = ""  # the client's
+    itl_counts: list[int] = []  # gaps between them in the buckets of ITL_BOUNDS_US; empty for unary answers
 
 
 Observe = Callable[[Record], None]

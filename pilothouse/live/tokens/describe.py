@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from pilothouse.live.tokens.asking import Answer, AskEngine, Asking
-from pilothouse.live.tokens.dialect import ID_BYTES, Dialect, Own, Scope, TextDialect, pack
+from pilothouse.live.tokens.dialect import ID_BYTES, NO_SCOPE, Dialect, Own, Scope, TextDialect, pack
 from pilothouse.live.tokens.encode import Cut, Key, in_chunks
 from pilothouse.live.tokens.exact import ExactTokens, truncated
 from pilothouse.live.tokens.inexact import Inexact
@@ -55,7 +55,12 @@ class Counters:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def add(self, mode: Mode, reason: str) -> None:
-        setattr(self, mode, getattr(self, mode) + 1)
+        if mode == "exact":
+            self.exact += 1
+        elif mode == "engine":
+            self.engine += 1
+        else:
+            self.text += 1
         if reason:
             name = reason if reason in self.reasons or len(self.reasons) < _REASONS_MAX else "other"
             self.reasons[name] = self.reasons.get(name, 0) + 1
@@ -113,10 +118,13 @@ class ModelTokens:
             self._fill(cut, keys, self._encode(keys))
         chunks = truncated(cut.flat, wanted.cut)
         path = self._memo.walk(self._memo.root(scope), chunks)
-        missing = chunks[len(path) - 1 :]
-        if sum(map(len, missing)) > self.limits.inline_tokens * ID_BYTES:
-            return None
-        self._memo.keep(scope, path, chunks, compute(self.dialect, scope, path[-1], missing) if missing else [])
+        computed: list[Node] = []
+        if len(path) <= len(chunks):
+            missing = chunks[len(path) - 1 :]
+            if sum(map(len, missing)) > self.limits.inline_tokens * ID_BYTES:
+                return None
+            computed = compute(self.dialect, scope, path[-1], missing)
+        self._memo.keep(path, chunks, computed)
         return self._described(path, "exact", wanted.note)
 
     async def describe_slowly(self, route: str, body: dict[str, Any], lora: tuple[str, str] | None = None) -> Prompt:
@@ -155,9 +163,9 @@ class ModelTokens:
         return self.distrusted
 
     def _read(self, route: str, body: dict[str, Any]) -> tuple[Wanted, Cut]:
-        refuse_client_template(body)
         if self._exact is not None and not self.distrusted:
             return self._exact.read(route, body)
+        refuse_client_template(body)
         ids = body.get("prompt", body.get("input"))
         if isinstance(ids, list) and ids and all(type(each) is int and 0 <= each < 2**32 for each in ids):
             return Wanted(ids, False), Cut([""], [in_chunks(pack(ids))], 0)
@@ -183,7 +191,7 @@ class ModelTokens:
         if missing:
             loop = asyncio.get_running_loop()
             computed = await loop.run_in_executor(self._pool, compute, self.dialect, scope, path[-1], missing)
-        self._memo.keep(scope, path, chunks, computed)
+        self._memo.keep(path, chunks, computed)
         return self._described(path, mode, note)
 
     def _describe_text(self, body: dict[str, Any], scope: Scope, reason: str) -> Prompt:
@@ -193,7 +201,8 @@ class ModelTokens:
 
     def _described(self, path: list[Node], mode: Mode, note: str) -> Prompt:
         self.counters.add(mode, note if mode != "exact" else "")
-        note = "; ".join(each for each in (note, self.keys_note) if each)
+        if self.keys_note:
+            note = f"{note}; {self.keys_note}" if note else self.keys_note
         return Prompt(path[-1].tokens, keys_of(path), mode, note)
 
     def _encoder_keys(self, cut: Cut) -> list[Key]:
@@ -210,6 +219,8 @@ class ModelTokens:
 
 def _scope(body: dict[str, Any], lora: tuple[str, str] | None) -> Scope:
     salt = body.get("cache_salt")
+    if salt is None and lora is None:
+        return NO_SCOPE
     # The engine refuses half a surrogate pair in a salt; here it must only not break.
     return Scope(lora, salt.encode("utf-8", "backslashreplace").decode() if isinstance(salt, str) else None)
 

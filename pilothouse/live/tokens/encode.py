@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from os.path import commonprefix
 
 from pilothouse.live.tokens.dialect import ID_BYTES, pack
 from pilothouse.live.tokens.tokenizer import Loaded
@@ -23,7 +25,7 @@ class Cut:
 
     @property
     def flat(self) -> list[bytes]:
-        return [chunk for part in self.chunks if part is not None for chunk in part]
+        return [*chain.from_iterable(part for part in self.chunks if part is not None)]
 
 
 class Encoder:
@@ -33,6 +35,7 @@ class Encoder:
         self.loaded, self.bytes_max, self.bytes_used = loaded, bytes_max, 0
         self._known: OrderedDict[Key, tuple[bytes, ...]] = OrderedDict()
         self._special = {text: (pack([token_id]),) for text, token_id in loaded.special_ids.items()}
+        self._mark = commonprefix(list(loaded.special_ids))  # of the special tokens; "" is in every text
         self._prefix, self._suffix = (pack(ids) for ids in (loaded.prefix, loaded.suffix))
 
     def cut(self, text: str, add_special_tokens: bool) -> Cut:
@@ -50,14 +53,16 @@ class Encoder:
         return found
 
     def _look_up(self, text: str, found: Cut) -> Cut:
-        pieces = self.loaded.cut.split(text) if self.loaded.cut is not None else [text]
-        keys, chunks, special, known = found.keys, found.chunks, self._special, self._known
+        # Most texts lack what all special tokens begin with, and to look for that costs a tenth of the pattern.
+        pattern = self.loaded.cut if self._mark in text else None
+        pieces = [text] if pattern is None else pattern.split(text)
+        keys, chunks, known = found.keys, found.chunks, self._known
         for index, piece in enumerate(pieces):
             if not piece:
                 continue
             if index % 2:  # what the pattern matched
                 keys.append(piece)
-                chunks.append(special[piece])
+                chunks.append(self._special[piece])
                 continue
             key: Key = (piece,) if index == 0 and self.loaded.marker else piece
             packed = known.get(key)

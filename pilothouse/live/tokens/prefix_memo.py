@@ -5,9 +5,10 @@ of the blocks completed there, the digest to go on from, and the ids that do not
 flat table keyed by (parent, chunk). A walk costs one lookup per chunk; ids of a known prefix are never touched again.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pilothouse.live.tokens.dialect import ID_BYTES, Dialect, Scope
 
@@ -24,6 +25,7 @@ class Node:
     digest: bytes
     tail: bytes  # packed ids after the last full block
     keys: list[int]  # of the blocks completed by the last chunk
+    place: tuple[int, bytes | Scope] = (-1, b"")  # its key in the table
 
 
 class PrefixMemo:
@@ -33,6 +35,7 @@ class PrefixMemo:
         self.dialect, self.bytes_max, self.bytes_used = dialect, bytes_max, 0
         self._nodes: OrderedDict[tuple[int, bytes | Scope], Node] = OrderedDict()
         self._next_name = 0
+        self._last: Node | None = None  # where the prompt used last ends, unless the table has changed since
 
     def root(self, scope: Scope) -> Node:
         """The empty prompt of one adapter and salt."""
@@ -52,30 +55,33 @@ class PrefixMemo:
             path.append(node)
         return path
 
-    def keep(self, scope: Scope, path: list[Node], chunks: Sequence[bytes], computed: list[Node]) -> None:
+    def keep(self, path: list[Node], chunks: Sequence[bytes], computed: list[Node]) -> None:
         """Adds the places computed after `path`, which `walk` returned for `chunks`, and marks all of it as used."""
+        if path[-1] is self._last and not computed:
+            return  # the same prompt as before
         parent = path[-1]
         for chunk, node in zip(chunks[len(path) - 1 :], computed, strict=True):
             parent = self._put((parent.name, chunk), node, len(chunk))
             path.append(parent)
         # Later places first: eviction takes the least recently used, so a place goes before the places it follows.
-        for before, chunk in zip(reversed(path[:-1]), reversed(chunks), strict=True):
-            if (before.name, chunk) in self._nodes:
-                self._nodes.move_to_end((before.name, chunk))
-        if (-1, scope) in self._nodes:
-            self._nodes.move_to_end((-1, scope))
+        # A loop at the speed of C; a place may have been evicted while others were computed.
+        places = [node.place for node in reversed(path)]
+        deque(map(self._nodes.move_to_end, filter(self._nodes.__contains__, places)), 0)
+        self._last = path[-1]
         self._evict()
 
     def _put(self, key: tuple[int, bytes | Scope], node: Node, chunk_bytes: int) -> Node:
         known = self._nodes.get(key)
         if known is not None:  # another request computed the same place meanwhile
             return known
-        named = self._nodes[key] = Node(self._fresh(), node.tokens, node.digest, node.tail, node.keys)
+        named = self._nodes[key] = Node(self._fresh(), node.tokens, node.digest, node.tail, node.keys, key)
+        self._last = None
         self.bytes_used += _cost(named, chunk_bytes)
         return named
 
     def _evict(self) -> None:
         while self.bytes_used > self.bytes_max and self._nodes:
+            self._last = None
             (_, chunk), node = self._nodes.popitem(last=False)
             self.bytes_used -= _cost(node, len(chunk) if isinstance(chunk, bytes) else 0)
 
@@ -99,11 +105,9 @@ def compute(dialect: Dialect, scope: Scope, after: Node, chunks: Sequence[bytes]
 
 
 def keys_of(path: Sequence[Node]) -> list[int]:
-    """All block keys along a path."""
-    keys: list[int] = []
-    for node in path:
-        keys += node.keys
-    return keys
+    """All block keys along a path. Perhaps a list of the memory itself, which nobody may change."""
+    parts = [node.keys for node in path if node.keys]
+    return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
 
 
 def _cost(node: Node, chunk_bytes: int) -> int:

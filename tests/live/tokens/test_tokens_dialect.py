@@ -22,7 +22,7 @@ SCOPES = st.sampled_from([NO_SCOPE, Scope(("ad", "path"), None), Scope(None, "sa
 
 def through_memo(memo: PrefixMemo, scope: Scope, chunks: list[bytes]) -> tuple[int, list[int]]:
     path = memo.walk(memo.root(scope), chunks)
-    memo.keep(scope, path, chunks, compute(memo.dialect, scope, path[-1], chunks[len(path) - 1 :]))
+    memo.keep(path, chunks, compute(memo.dialect, scope, path[-1], chunks[len(path) - 1 :]))
     return path[-1].tokens, keys_of(path)
 
 

@@ -25,7 +25,13 @@ class Engine(Settings, frozen=True, kw_only=True):
     """One engine that runs already."""
 
     url: Annotated[str, Meta(description="where it listens, http://host:port")]
-    name: Annotated[str, Meta(description="its name in headers, logs and metrics; default: host:port")] = ""
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._:\[\]-]{0,128}$",
+            description="its name in headers, logs, metrics; default: host:port",
+        ),
+    ] = ""
     kv_events: Annotated[
         str | None,
         Meta(description="ZMQ address where it publishes KV events (the engine must bind); default: ask the engine"),
@@ -84,7 +90,9 @@ class Clients(Settings, frozen=True, kw_only=True):
         list[str],
         Meta(description="engine-control fields of a body, or paths, that clients may use, e.g. cache_salt, /metrics"),
     ] = []
-    session_header: Annotated[str, Meta(description="request header that names a conversation")] = "x-session-id"
+    session_header: Annotated[
+        str, Meta(pattern="^[A-Za-z0-9-]{1,64}$", description="request header that names a conversation")
+    ] = "x-session-id"
 
 
 class Limits(Settings, frozen=True, kw_only=True):

@@ -52,21 +52,20 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
             known = known.only(keep)
     if not known.endpoints:
         return None
-    columns = [_checked(named, arrived, known) for named in profile.scorers]
-    totals: list[float] = []
-    for named, column in zip(profile.scorers, columns, strict=True):
-        weight = named.weight
-        if totals:
-            totals = [total + weight * score for total, score in zip(totals, column, strict=True)]
-        else:
-            totals = [weight * score for score in column]
-    totals = totals or [0.0] * len(known.endpoints)
+    names: list[str] = []
+    columns: list[list[float]] = []
+    totals = [0.0] * len(known.endpoints)
+    for named in profile.scorers:
+        column, weight = _checked(named, arrived, known), named.weight
+        names.append(named.name)
+        columns.append(column)
+        totals = [total + weight * score for total, score in zip(totals, column, strict=True)]
     index = profile.picker.pick(arrived, known, totals)
     if not 0 <= index < len(known.endpoints):
         raise PolicyError(f"picker {type(profile.picker).__name__}: index {index} is out of range")
     why = Why(
         profile.name,
-        [named.name for named in profile.scorers],
+        names,
         _receipt(known, columns, totals, index, why_max),
         len(known.endpoints),
         left_out,
@@ -93,23 +92,15 @@ def _receipt(known: Known, columns: list[list[float]], totals: list[float], chos
         order = nlargest(why_max, range(len(totals)), key=totals.__getitem__)
     if order[0] != chosen:
         order = [chosen, *(i for i in order if i != chosen)][:why_max]
-    return [_scored(known, i, [column[i] for column in columns], totals[i]) for i in order]
-
-
-def _scored(known: Known, i: int, scores: list[float], total: float) -> Scored:
-    endpoint = known.endpoints[i]
-    report = endpoint.report
-    if report is None:
-        return Scored(endpoint.id, total, scores, known.cached_tokens[i], endpoint.prefill_tokens, endpoint.in_flight)
-    return Scored(
-        endpoint.id,
-        total,
-        scores,
-        known.cached_tokens[i],
-        endpoint.prefill_tokens,
-        endpoint.in_flight,
-        report.running,
-        report.waiting,
-        report.kv_used_ratio,
-        Micros(known.now_us - report.at_us),
-    )
+    receipt: list[Scored] = []
+    for i in order:
+        endpoint, scores, cached = known.endpoints[i], [column[i] for column in columns], known.cached_tokens[i]
+        name, prefill, in_flight = endpoint.seen.endpoint, endpoint.prefill_tokens, endpoint.in_flight
+        report = endpoint.report
+        if report is None:
+            receipt.append(Scored(name, totals[i], scores, cached, prefill, in_flight))
+            continue
+        running, waiting, used = report.running, report.waiting, report.kv_used_ratio
+        age_us = Micros(known.now_us - report.at_us)
+        receipt.append(Scored(name, totals[i], scores, cached, prefill, in_flight, running, waiting, used, age_us))
+    return receipt

@@ -91,12 +91,12 @@ class Driver:
             journal.rotate(self.dispatcher.snapshot() if journal.begun else b"")
 
     def _keep_journal(self, act: Callable[[Writer], object]) -> None:
-        """A disk that is full ends the journal, loudly, and not the traffic."""
+        """A disk that is full, or a value that cannot be written, ends the journal, loudly, and not the traffic."""
         if self.journal is None:
             return
         try:
             act(self.journal)
-        except OSError as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:
             self.journal = None
             self.journal_error = f"the journal has stopped: {error}"
             log.error(self.journal_error)

@@ -1,5 +1,6 @@
 """Asking an engine what it is: its models, its KV cache, where it publishes KV events, and how busy it is."""
 
+from math import isfinite
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -9,7 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pilothouse.core.errors import UpstreamError
 from pilothouse.wire.kv_events import KvEventError, Source, parse_sources
 
-ANSWER_BYTES_MAX = 8 << 20
+ANSWER_BYTES_MAX = 4 << 20
+METRICS_BYTES_MAX = 1 << 20  # vLLM's are 50 kB; reading a megabyte already takes a tenth of a second
+MODELS_MAX = 256  # names that one engine may list
+COUNT_MAX = 1_000_000_000  # of anything: beyond it an engine talks nonsense
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -85,16 +89,18 @@ def parse_metrics(text: str, engine: str) -> Metrics:
                 configs.append(sample.labels)
     if names.running not in values:
         raise ValueError(f"no {names.running} among its metrics")
+    if not all(map(isfinite, (value for column in values.values() for value in column))):
+        raise ValueError("a value is not finite")
     used = values.get(names.kv_used, [0.0])
     config = configs[0] if configs else {}
     return Metrics(
-        running=int(sum(values[names.running])),
-        waiting=int(sum(values.get(names.waiting, []))),
+        running=_count(sum(values[names.running])),
+        waiting=_count(sum(values.get(names.waiting, []))),
         kv_used_ratio=min(1.0, max(0.0, sum(used) / len(used))),
         computed_tokens=sum(values.get(names.prompt_tokens, [])) - sum(values.get(names.hit_tokens, [])),
         started_s=max(values.get(STARTED, [0.0])),
         block_size=_int(config.get("block_size")),
-        kv_blocks=sum(max(0, _int(c.get("num_gpu_blocks")) - 1) for c in configs),  # block 0 is never used
+        kv_blocks=_count(sum(max(0, _int(c.get("num_gpu_blocks")) - 1) for c in configs)),  # block 0 is never used
         hash_algorithm=config.get("prefix_caching_hash_algo", ""),
         prefix_caching=config.get("enable_prefix_caching", "True") == "True",
     )
@@ -118,7 +124,7 @@ class EngineClient:
         return True
 
     async def metrics(self) -> Metrics:
-        body = await self.get("/metrics")
+        body = await self._request("GET", "/metrics", None, METRICS_BYTES_MAX)
         try:
             return parse_metrics(body.decode(), self._engine)
         except (ValueError, KeyError) as error:
@@ -126,9 +132,12 @@ class EngineClient:
 
     async def models(self) -> list[Listed]:
         try:
-            return msgspec.json.decode(await self.get("/v1/models"), type=Models).data
+            models = msgspec.json.decode(await self.get("/v1/models"), type=Models).data
         except msgspec.DecodeError as error:
             raise UpstreamError(self._url, f"/v1/models cannot be read: {error}") from error
+        if len(models) > MODELS_MAX:
+            raise UpstreamError(self._url, f"/v1/models lists {len(models)} names, more than {MODELS_MAX}")
+        return models
 
     async def kv_sources(self) -> list[Source]:
         """Empty when the engine has no such route or publishes nothing."""
@@ -143,7 +152,7 @@ class EngineClient:
     async def post(self, path: str, body: bytes) -> bytes:
         return await self._request("POST", path, body)
 
-    async def _request(self, method: str, path: str, body: bytes | None) -> bytes:
+    async def _request(self, method: str, path: str, body: bytes | None, bytes_max: int = ANSWER_BYTES_MAX) -> bytes:
         headers = self._headers | ({"content-type": "application/json"} if body is not None else {})
         try:
             async with self._session.request(
@@ -152,8 +161,8 @@ class EngineClient:
                 answer = bytearray()
                 async for chunk in response.content.iter_any():
                     answer += chunk
-                    if len(answer) > ANSWER_BYTES_MAX:
-                        raise UpstreamError(self._url, f"{path}: the answer is longer than {ANSWER_BYTES_MAX} bytes")
+                    if len(answer) > bytes_max:
+                        raise UpstreamError(self._url, f"{path}: the answer is longer than {bytes_max} bytes")
                 if response.status != 200:
                     raise UpstreamError(self._url, f"{path} answered {response.status}")
                 return bytes(answer)
@@ -162,4 +171,8 @@ class EngineClient:
 
 
 def _int(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return min(int(text), COUNT_MAX) if text and text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
+def _count(value: float) -> int:
+    return int(min(max(value, 0), COUNT_MAX))

@@ -119,8 +119,10 @@ class Watch:
                     log.info("%s answers", self.id)
                 self.observed.reached, self.observed.error = True, ""
             except UpstreamError as error:
-                if self.observed.reached or not self.observed.error:
+                if self.observed.reached:
                     log.warning("%s cannot be reached: %s", self.id, error)
+                elif not self.observed.error:
+                    log.info("waiting for %s to answer at %s", self.id, self._engine.url)
                 self.observed.reached, self.observed.error = False, str(error)
             # An engine that was never reached is looked for more often: requests may be waiting for it.
             every_s = self._config.signals.scrape_every.seconds

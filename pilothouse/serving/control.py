@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
 from pilothouse import __version__
+from pilothouse.core.units import EndpointId
 from pilothouse.live import supervise
 from pilothouse.live.directory import TokenStatus
 from pilothouse.serving.observe import Metrics
@@ -179,7 +180,12 @@ def _endpoints(picker: Picker) -> list[EndpointStatus]:
 def _degraded(picker: Picker, endpoints: list[EndpointStatus], tokens: list[TokenStatus]) -> list[str]:
     """What works less well than it could, in sentences."""
     sentences = [
-        f"endpoint {e.endpoint} is {e.state}: {e.error or 'its checks fail'}" for e in endpoints if e.state != "up"
+        f"endpoint {e.endpoint} is {e.state}: {e.error or _why_out(picker, e)}" for e in endpoints if e.state != "up"
+    ]
+    sentences += [
+        f"endpoint {e.endpoint}: its KV events do not arrive whole, its cache is known badly: {e.kv_feed['note']}"
+        for e in endpoints
+        if e.state == "up" and e.kv_feed is not None and (not e.kv_feed["connected"] or e.kv_feed["malformed"])
     ]
     sentences += [f"endpoint {e.endpoint}: {e.note}" for e in endpoints if e.note]
     sentences += [
@@ -195,6 +201,12 @@ def _degraded(picker: Picker, endpoints: list[EndpointStatus], tokens: list[Toke
     if picker.dispatcher.index.stats().refused:
         sentences.append("the prefix index is full: raise limits.index_blocks")
     return sentences
+
+
+def _why_out(picker: Picker, status: EndpointStatus) -> str:
+    endpoint = picker.dispatcher.fleet.endpoints.get(EndpointId(status.endpoint))
+    probes = endpoint is None or endpoint.probe_failures > 0
+    return "its checks fail" if probes else "requests failed on it; it is tried again after a pause"
 
 
 def _merged(told: list[list[TokenStatus]]) -> list[TokenStatus]:

@@ -60,7 +60,8 @@ class Exchange:
     def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
         self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
         self._api, self._bytes_in = path.api, len(body)
-        self._at_us: int = plane.clock.now_us()
+        self._now = plane.clock.now_us
+        self._at_us: int = self._now()
         self._shown, request = plane.ids.of(head.fields.get(b"x-request-id"))
         self._request: RequestId = request  # type: ignore[assignment]  # a call saved
 
@@ -235,7 +236,7 @@ class Exchange:
             self._session = session_key(session.decode("latin-1"))
         elif found.session is not None:
             self._session = session_key(found.session)
-        describer = None if api is OTHER else plane.directory.tokens(model)
+        describer = None if api is OTHER or self._is_huge(found) else plane.directory.tokens(model)
         if describer is None:
             self._arrive(None, found.output_tokens_max)
             return
@@ -246,6 +247,12 @@ class Exchange:
         self._task = asyncio.get_running_loop().create_task(self._describe_slowly(describer, found), name="describe")
         plane.tasks.add(self._task)
         self._task.add_done_callback(plane.tasks.discard)
+
+    def _is_huge(self, found: Inspected) -> bool:
+        """Whether describing the prompt would hold up everybody else."""
+        limits, messages = self._plane.settings, found.fields.get("messages")
+        many = isinstance(messages, list) and len(messages) > limits.described_messages_max
+        return many or len(found.raw) > limits.described_bytes_max
 
     async def _describe_slowly(self, describer: Describer, found: Inspected) -> None:
         try:
@@ -385,6 +392,3 @@ class Exchange:
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.abort(self)
-
-    def _now(self) -> Micros:
-        return self._plane.clock.now_us()

@@ -19,6 +19,7 @@ from pilothouse.live.counters import DECISION_SECONDS, SECONDS, SERIES_MAX, Coun
 from pilothouse.live.stories import Stories, Story
 from pilothouse.serving.record import ITL_BOUNDS_US, Record
 
+RECORDS_MAX = 64  # records settled together, at the latest by the next flush or scrape
 LINES_BYTES = 1 << 16  # log lines are written together, at the latest by the next flush
 
 MODEL = ("model", "endpoint")
@@ -34,6 +35,7 @@ class Observer:
         self.stories = Stories(self._ended)
         self.exporters: list[Callable[[Record, Story | None], None]] = []  # of traces
         self._dispatcher, self._clock, self._log = dispatcher, clock, log
+        self._records: list[Record] = []
         self._lines = bytearray()
         self._encoder = msgspec.json.Encoder()
         self.requests = Counter("pilothouse_requests", "Requests by how they ended.", (*MODEL, "outcome"))
@@ -66,7 +68,19 @@ class Observer:
             self._decisions.observe(decision_us / 1e6)
 
     def observed(self, record: Record) -> None:
-        """A front door's record of one request, at its end."""
+        """A front door's record of one request, at its end. Settled some at a time, which is quicker than one by one."""
+        self._records.append(record)
+        if len(self._records) >= RECORDS_MAX:
+            self.settle()
+
+    def settle(self) -> None:
+        """Counts and writes the records gathered so far."""
+        records, self._records = self._records, []
+        offset_s = self._clock.wall_s() - self._clock.now_us() / 1e6
+        for record in records:
+            self._settle(record, offset_s + (record.at_us + record.e2e_us) / 1e6)
+
+    def _settle(self, record: Record, ended_s: float) -> None:
         story = self.stories.ended.get(RequestId(record.request))
         self.responses.of((record.api, str(record.status))).value += 1
         if record.attempts:
@@ -74,12 +88,16 @@ class Observer:
         for export in self.exporters:
             export(record, story)
         if self._log is not None:
-            self._lines += _line(self._encoder.encode, record, story, self._clock.wall_s())
+            self._lines += _line(self._encoder.encode, record, story, ended_s)
             if len(self._lines) >= LINES_BYTES:
-                self.flush()
+                self._write()
 
     def flush(self) -> None:
         """Writes the log lines gathered so far."""
+        self.settle()
+        self._write()
+
+    def _write(self) -> None:
         if self._log is not None and self._lines:
             try:
                 self._log.write(self._lines)
@@ -159,12 +177,12 @@ class _Decision(msgspec.Struct, frozen=True):
     runner_up_score: float | None
 
 
-def _line(encode: Callable[[Any], bytes], record: Record, story: Story | None, wall_s: float) -> bytes:
+def _line(encode: Callable[[Any], bytes], record: Record, story: Story | None, ended_s: float) -> bytes:
     """One wide line: everything the front door knows, and the decision's side of it.
 
     Two JSON objects are joined by their bytes, since building a dict of thirty fields costs more than the encoding.
     """
-    line = b'{"time":%.6f,%b' % (wall_s, encode(record)[1 : -1 if record.itl_counts else -len(_NO_GAPS)])
+    line = b'{"time":%.6f,%b' % (ended_s, encode(record)[1 : -1 if record.itl_counts else -len(_NO_GAPS)])
     if story is None or not story.routes:
         if story is not None and story.rejected:
             line += b',"rejected":' + encode(story.rejected.reason)
@@ -193,6 +211,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         o = self._observer
+        o.settle()
         for counted in (o.requests, o.responses, o.failures, o.retries, o.ejections, o.prompt, o.expected, o.cached):
             yield counted.collect()
         for family in (o.output, o.described, o.ttft, o.step, o.total, o.queue, o.decision):

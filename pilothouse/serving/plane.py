@@ -94,14 +94,15 @@ class RequestIds:
     def __init__(self) -> None:
         self._digits = ""
         self._at = 0
-        self._count = int.from_bytes(os.urandom(2))
+        self._process = os.urandom(4).hex()  # ids are unique among all workers
+        self._count = 0
 
     def of(self, given: bytes | None) -> tuple[str, str]:
         """(id shown to the client, id unique in the dispatcher)."""
         if given is not None and self._HARMLESS.fullmatch(given):
             shown = given.decode()
-            self._count = (self._count + 1) & 0xFFFF  # unique as long as fewer than 65,536 of one name are in flight
-            return shown, f"{shown}~{self._count:04x}"
+            self._count += 1  # never used twice: a client may send one id as often as it likes
+            return shown, f"{shown}~{self._process}{self._count:x}"
         at = self._at
         if at == len(self._digits):
             self._digits, at = os.urandom(16 * self._BATCH).hex(), 0

@@ -26,6 +26,8 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timer_tick_us: int = 100_000  # resolution of all time-outs
     serve_half_closed: bool = False  # True: finish the answer for a client that shut its sending side only
     client_keys: frozenset[str] = frozenset()  # accepted API keys; empty = no authentication
+    described_bytes_max: int = 4 << 20  # a longer body is routed by its size: describing it would hold up everybody
+    described_messages_max: int = 4096  # likewise
     session_field: bytes = b"x-session-id"  # header that names a conversation, in lower case
     grants: frozenset[str] = frozenset()  # body fields and paths that are refused unless named here
     stored_responses_max: int = 65_536  # remembered response id -> endpoint

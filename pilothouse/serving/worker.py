@@ -1,6 +1,7 @@
 """A worker: one front door and what it needs to describe prompts. Steered by the picker, here or over the channel."""
 
 import asyncio
+import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,7 @@ from pilothouse.serving.settings import FrontSettings
 from pilothouse.serving.tracing import Contexts
 
 TOKEN_THREADS = 2  # long prompts being tokenised at once, per worker
+GARBAGE_OBJECTS = 20_000  # made before the youngest are looked through; the default is meant for small programs
 
 
 class Worker:
@@ -34,6 +36,9 @@ class Worker:
         )
         if self.config.tracing.otlp is not None:
             self.front.plane.contexts = Contexts(self.config.tracing.sample_ratio)
+        gc.collect()
+        gc.freeze()  # what start-up made stays: no collection need look at it again
+        gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
         host, _, port = self.config.listen.rpartition(":")
         actual = await self.front.start(host.strip("[]"), int(port), reuse_port=share_port)
         return f"{host}:{actual}"

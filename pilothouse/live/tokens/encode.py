@@ -3,8 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from os.path import commonprefix
 
 from pilothouse.live.tokens.dialect import ID_BYTES, pack
 from pilothouse.live.tokens.tokenizer import Loaded
@@ -25,7 +23,7 @@ class Cut:
 
     @property
     def flat(self) -> list[bytes]:
-        return [*chain.from_iterable(part for part in self.chunks if part is not None)]
+        return [chunk for part in self.chunks if part is not None for chunk in part]
 
 
 class Encoder:
@@ -35,7 +33,8 @@ class Encoder:
         self.loaded, self.bytes_max, self.bytes_used = loaded, bytes_max, 0
         self._known: OrderedDict[Key, tuple[bytes, ...]] = OrderedDict()
         self._special = {text: (pack([token_id]),) for text, token_id in loaded.special_ids.items()}
-        self._mark = commonprefix(list(loaded.special_ids))  # of the special tokens; "" is in every text
+        first = {text[:1] for text in loaded.special_ids}
+        self._mark = first.pop() if len(first) == 1 else ""  # what special tokens begin with; "" is in every text
         self._prefix, self._suffix = (pack(ids) for ids in (loaded.prefix, loaded.suffix))
 
     def cut(self, text: str, add_special_tokens: bool) -> Cut:
@@ -53,7 +52,7 @@ class Encoder:
         return found
 
     def _look_up(self, text: str, found: Cut) -> Cut:
-        # Most texts lack what all special tokens begin with, and to look for that costs a tenth of the pattern.
+        # Most texts lack the character that all special tokens begin with; to look for it costs a tenth of the pattern.
         pattern = self.loaded.cut if self._mark in text else None
         pieces = [text] if pattern is None else pattern.split(text)
         keys, chunks, known = found.keys, found.chunks, self._known

@@ -8,7 +8,6 @@ flat table keyed by (parent, chunk). A walk costs one lookup per chunk; ids of a
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from pilothouse.live.tokens.dialect import ID_BYTES, Dialect, Scope
 
@@ -107,7 +106,12 @@ def compute(dialect: Dialect, scope: Scope, after: Node, chunks: Sequence[bytes]
 def keys_of(path: Sequence[Node]) -> list[int]:
     """All block keys along a path. Perhaps a list of the memory itself, which nobody may change."""
     parts = [node.keys for node in path if node.keys]
-    return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+    if len(parts) == 1:
+        return parts[0]
+    keys: list[int] = []
+    for part in parts:
+        keys += part
+    return keys
 
 
 def _cost(node: Node, chunk_bytes: int) -> int:

@@ -1,0 +1,85 @@
+"""What fits: weights, activation and KV cache of one replica, as vLLM sizes them.
+
+KV space = device memory x utilisation - weights - activation - what is not torch's, each per GPU.
+accuracy   within 3 % of the published measurements on H100, see `benchmarks/fidelity.py`
+source     measured rows published by llm-d-planner (Apache-2.0), vLLM 0.11; activation constants fitted to seven rows
+"""
+
+from enum import StrEnum
+
+from pilothouse.perf.catalog import Gpu, Model
+
+GIB = 1 << 30
+LOGITS_BYTES = 38.2  # activation per sequence slot and vocabulary entry: fitted at the default limits
+HIDDEN_BYTES = 2.7  # activation per batched token and hidden unit: fitted at the default limits
+NON_TORCH_GIB = (0.13, 0.55)  # at TP 1, at TP 2; larger TP not measured, taken as at 2
+MXFP4_BYTES = 0.53125  # 4 bits, and one scale of 8 bits for 32 weights
+PADDED_TO = 256  # expert matrices are padded to a multiple of this on GPUs without native MXFP4
+
+
+class Precision(StrEnum):
+    """Of the weights."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+    FP4 = "fp4"
+    INT4 = "int4"
+
+
+def kv_bytes_per_token(model: Model, tp: int, kv_byte: float = 2.0) -> float:
+    """Growing KV cache per context token and GPU [bytes]. Window layers are constant and not in it."""
+    if model.latent:
+        return model.layers * model.latent * kv_byte  # latent vectors lie on every rank
+    return model.attention_layers * 2 * _heads_per_gpu(model, tp) * model.head_dim * kv_byte
+
+
+def kv_bytes_constant(model: Model, tp: int, block_size: int = 16, kv_byte: float = 2.0) -> float:
+    """KV and state per running sequence and GPU that do not grow with its context [bytes]."""
+    windows = model.window_layers * (model.window + block_size) * 2 * _heads_per_gpu(model, tp) * model.head_dim
+    return windows * kv_byte + model.linear_state_mb * 1e6 / tp
+
+
+def weight_bytes(model: Model, precision: Precision, *, padded: bool = False) -> float:
+    """Of the whole model [bytes]: quantised matrices small, embedding and output head in bf16."""
+    parameters = model.parameters_b * 1e9
+    if precision is Precision.BF16:
+        return 2 * parameters
+    ends = (1 if model.tied_embeddings else 2) * model.vocab * model.hidden
+    if precision is Precision.FP8:
+        return (parameters - ends) + 2 * ends
+    if not model.experts:
+        return MXFP4_BYTES * (parameters - ends) + 2 * ends
+    experts = model.experts * model.expert_parameters
+    pad = -(-model.expert_intermediate // PADDED_TO) * PADDED_TO / model.expert_intermediate if padded else 1.0
+    return MXFP4_BYTES * pad * experts + 2 * (parameters - experts)
+
+
+def activation_bytes(model: Model, max_num_seqs: int = 1024, max_num_batched_tokens: int = 8192) -> float:
+    """Peak of the profiling run, on every GPU of the replica [bytes]. How it scales with the limits is a hypothesis."""
+    return LOGITS_BYTES * max_num_seqs * model.vocab + HIDDEN_BYTES * max_num_batched_tokens * model.hidden
+
+
+def kv_gib(
+    model: Model,
+    gpu: Gpu,
+    tp: int,
+    precision: Precision,
+    utilisation: float = 0.9,
+    max_num_seqs: int = 1024,
+    max_num_batched_tokens: int = 8192,
+) -> float:
+    """KV space per GPU [GiB]; below zero, the model does not fit."""
+    weights = weight_bytes(model, precision, padded=gpu.pads_mxfp4) / tp / GIB
+    activation = activation_bytes(model, max_num_seqs, max_num_batched_tokens) / GIB
+    return gpu.memory_gib * utilisation - weights - activation - NON_TORCH_GIB[min(tp, 2) - 1]
+
+
+def kv_tokens(model: Model, gpu: Gpu, tp: int, precision: Precision, utilisation: float = 0.9) -> int:
+    """KV capacity of one replica [tokens], all of its GPUs together; 0 if the model does not fit."""
+    room = kv_gib(model, gpu, tp, precision, utilisation) * GIB
+    return max(0, int(room / kv_bytes_per_token(model, tp)))
+
+
+def _heads_per_gpu(model: Model, tp: int) -> float:
+    """KV heads on one GPU: once there are more GPUs than heads, heads are replicated."""
+    return max(1.0, model.kv_heads / tp)

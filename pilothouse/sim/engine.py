@@ -1,0 +1,334 @@
+"""One inference engine as vLLM v1 schedules it: continuous batching over paged KV with a prefix cache. No I/O.
+
+Each step: every decoding sequence gets one token; prefills already begun go on, in chunks, with what is left of the
+token budget; then the queue is admitted, first come first served, as far as budget, sequence slots and blocks reach.
+When decoding needs a block and there is none, the sequence admitted last loses its blocks and starts over.
+
+All decoding sequences advance by one per step, so a sequence is a few numbers relative to the step counter, and the
+batch is a few sums: a step costs the same whatever the batch. While the batch cannot change, many steps are one
+(`jump.py`). Time is kept in picoseconds and told in microseconds, rounded up.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+import msgspec
+
+from pilothouse.core.units import BlockKey, Micros, RequestId
+from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
+from pilothouse.sim.admission import Admission, WholePrompt
+from pilothouse.sim.blocks import BlockStore, Node
+from pilothouse.sim.jump import Jump
+
+
+class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One engine and its limits."""
+
+    step_time: StepTime
+    kv_blocks: int
+    block_size: int = 16  # tokens
+    batched_tokens_max: int = 8192  # per step
+    sequences_max: int = 1024
+    admission: Admission = WholePrompt()
+    macro_steps: bool = True  # off: walk through every step; slower, with the same result
+
+    def __post_init__(self) -> None:
+        if self.kv_blocks < 1 or self.block_size < 1 or self.sequences_max < 1:
+            raise ValueError("kv_blocks, block_size and sequences_max must be at least 1")
+        if self.batched_tokens_max < self.sequences_max:
+            raise ValueError("batched_tokens_max must be at least sequences_max: each decode takes one token")
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What an engine is asked for."""
+
+    request: RequestId
+    blocks: list[BlockKey]  # of the prompt's full blocks
+    prompt_tokens: int
+    output_tokens: int
+    output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A job on the engine. While it decodes, its numbers hold at step `since` and grow by one per step."""
+
+    job: Job
+    target: int  # tokens to compute before it decodes: the prompt, and after a preemption what it had generated
+    generated: int = 0  # output tokens at `since`
+    computed: int = 0  # of `target`
+    cached: int = 0  # prompt tokens reused at its first admission
+    order: int = -1  # of admission
+    since: int = -1  # step at which it began to decode; -1 = not yet
+    private: int = 0  # blocks, while it prefills
+    node: Node | None = None  # end of its chain of named blocks
+
+
+@dataclass(slots=True)
+class Done:
+    """What one step, or jump, brought about."""
+
+    first: list[RequestId] = field(default_factory=list)  # first tokens
+    finished: list[tuple[Job, int]] = field(default_factory=list)  # with the prompt tokens that came from the cache
+    stored: list[BlockKey] = field(default_factory=list)
+    removed: list[BlockKey] = field(default_factory=list)
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the engine's metrics would say."""
+
+    running: int
+    waiting: int
+    kv_used_ratio: float
+
+
+class Engine:
+    """`submit` at any time; `step(now_us)` exactly when `next_step_us` says. Submissions of one moment come first."""
+
+    def __init__(self, spec: EngineSpec, *, reporting: bool = False) -> None:
+        self.spec, self.store = spec, BlockStore(spec.kv_blocks, reporting=reporting)
+        self.steps = self.preemptions = 0  # for statistics
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[int, Sequence] = {}  # by order of admission
+        self._clock = StepClock(spec.step_time)
+        self._prefilling: list[Sequence] = []
+        self._decoding = self._sum_context = 0
+        self._phases = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
+        self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
+        self._orders = 0
+        self._jump: Jump | None = None
+        self._chunks: list[tuple[Sequence, int]] = []
+        self._stretch = 0  # steps under way; 0 = idle
+        self._start_ps = self._end_ps = 0
+        self._granted = False  # decoding sequences have the blocks that the step under way fills
+        self._reported: tuple[list[BlockKey], list[BlockKey]] = ([], [])
+
+    def next_step_us(self) -> Micros | None:
+        """When `step` is due; None while idle."""
+        return Micros(-(-self._end_ps // PS_PER_US)) if self._stretch else None
+
+    def fits(self, job: Job) -> bool:
+        """Whether the engine could ever serve this, alone."""
+        blocks = -(-(job.prompt_tokens + job.output_tokens) // self.spec.block_size)
+        return self.spec.admission.room(blocks, blocks) <= self.spec.kv_blocks
+
+    def submit(self, job: Job, now_us: Micros) -> None:
+        assert self.fits(job), f"request {job.request} can never fit"
+        self.waiting.append(Sequence(job, job.prompt_tokens))
+        if not self._stretch:
+            self._schedule(now_us * PS_PER_US)
+        elif self._jump is not None:
+            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
+            self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+
+    def load(self, now_us: Micros) -> Load:
+        """As of now, the step under way included."""
+        used = self.spec.kv_blocks - self.store.available
+        if self._jump is not None:
+            used += self._jump.blocks(self._under_way(now_us * PS_PER_US + 1))
+        return Load(len(self.running), len(self.waiting), used / self.spec.kv_blocks)
+
+    def step(self, now_us: Micros) -> Done:
+        """Ends what is under way and begins what comes next."""
+        assert now_us == self.next_step_us(), f"step at {now_us}, due at {self.next_step_us()}"
+        done, stretch, self._granted = Done(), self._stretch, False
+        if self._jump is not None:
+            self.store.take(self._jump.blocks(stretch))
+        self.steps += stretch
+        self._sum_context += self._decoding * stretch
+        self._finish_due(done)
+        for sequence, tokens in self._chunks:
+            sequence.computed += tokens
+            if sequence.computed == sequence.target:
+                self._begin_decoding(sequence, done)
+        self._stretch = 0
+        self._schedule(self._end_ps)
+        if self.store.reporting:
+            done.stored, done.removed = self._reported
+        return done
+
+    # The next step
+
+    def _schedule(self, now_ps: int) -> None:
+        """Puts the next step under way, or as many as will be alike; nothing if there is nothing to do."""
+        self._reported = self.store.collect()
+        before, self._granted = self.preemptions, False
+        while self.store.available < self._needed_now():
+            self._preempt()
+        held, gains = self.spec.kv_blocks - self.store.available, self._needed_now()
+        self.store.take(gains)
+        self._granted, self._chunks = True, []
+        budget = self.spec.batched_tokens_max - self._decoding
+        for sequence in list(self._prefilling):
+            if budget and sequence.order in self.running:
+                budget -= self._continue(sequence, budget)
+        preempted = self.preemptions > before
+        if not preempted:
+            self._admit(budget)
+        self._start_ps = now_ps
+        if self._chunks:
+            self._jump, self._stretch = None, 1
+            self._end_ps = now_ps + self._mixed_ps()
+        elif self._decoding:
+            alike = not preempted and (not self.waiting or self.spec.admission.steady)
+            self._decode_only(now_ps, held, gains, alike and self.spec.macro_steps)
+        else:
+            assert not self.waiting, "requests wait at an idle engine"
+
+    def _mixed_ps(self) -> int:
+        tokens = squares = 0
+        for sequence, count in self._chunks:
+            tokens += count
+            squares += count * (2 * sequence.computed + count)
+        used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
+        fixed_ps = self._clock.fixed_ps(self._decoding, len(self._chunks), tokens, squares)
+        return fixed_ps + self._clock.context_ps(self._sum_context, used)
+
+    def _decode_only(self, now_ps: int, held: int, gains: int, alike: bool) -> None:
+        """Nobody prefills. `alike`: nor can anybody start before somebody ends, so all steps until then are alike.
+        `held`: blocks in use before this step took its `gains`."""
+        self._jump, self._stretch = None, 1
+        must_tell = bool(self.store.removed)  # evicted for this very step, so due when it ends and not later
+        most = self._next_finish() - self.steps if alike and not must_tell else 1
+        if most > 1:
+            size = self.spec.block_size
+            period = [self._phases[-(self.steps + i) % size] for i in range(size)]
+            jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+            room = self.store.quiet() if self.store.reporting else self.store.available
+            most = jump.steps_within(room + gains, most)
+            if most > 1:
+                self.store.private -= gains  # taken when the jump ends, with the rest
+                self._jump, self._stretch = jump, most
+                self._end_ps = now_ps + jump.span_ps(most)
+                return
+        used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
+        self._end_ps = now_ps + self._clock.fixed_ps(self._decoding) + self._clock.context_ps(self._sum_context, used)
+
+    def _under_way(self, at_ps: int) -> int:
+        """Which step of the jump is the first to end at this time or later, counted from 1."""
+        assert self._jump is not None
+        return self._jump.steps_lasting(at_ps - self._start_ps, self._stretch)
+
+    # Sequences
+
+    def _admit(self, budget: int) -> None:
+        size, store = self.spec.block_size, self.store
+        while self.waiting and budget > 0 and len(self.running) < self.spec.sequences_max:
+            sequence = self.waiting[0]
+            keys, target = sequence.job.blocks, sequence.target
+            hits, idle = store.match(keys, min(len(keys), (target - 1) // size))
+            tokens = min(budget, target - hits * size)
+            prompt, chunk = -(-target // size) - hits, -(-(hits * size + tokens) // size) - hits
+            if self.spec.admission.room(prompt, chunk) > store.available - idle:
+                return
+            self.waiting.popleft()
+            sequence.node = store.hold(keys, hits)
+            sequence.computed = hits * size
+            if sequence.order < 0:
+                sequence.cached = sequence.computed
+            sequence.order, self._orders = self._orders, self._orders + 1
+            sequence.private = self.spec.admission.reserve(prompt, chunk)
+            store.take(sequence.private)
+            self.running[sequence.order] = sequence
+            self._prefilling.append(sequence)
+            self._compute(sequence, tokens)
+            budget -= tokens
+
+    def _continue(self, sequence: Sequence, budget: int) -> int:
+        """The next chunk of a prefill; returns its tokens, 0 if it lost its place for want of blocks."""
+        assert sequence.node is not None
+        tokens = min(budget, sequence.target - sequence.computed)
+        needed = -(-(sequence.computed + tokens) // self.spec.block_size) - sequence.node.end - sequence.private
+        if needed > 0:
+            while self.store.available < needed:
+                self._preempt()
+                if sequence.order not in self.running:
+                    return 0
+            self.store.take(needed)
+            sequence.private += needed
+        self._compute(sequence, tokens)
+        return tokens
+
+    def _compute(self, sequence: Sequence, tokens: int) -> None:
+        """Schedules a chunk. Others can use its blocks from this step on, as in the engine."""
+        assert sequence.node is not None
+        self._chunks.append((sequence, tokens))
+        full = min((sequence.computed + tokens) // self.spec.block_size, len(sequence.job.blocks))
+        if full > sequence.node.end:
+            before = sequence.node.end
+            sequence.node = self.store.name(sequence.node, sequence.job.blocks, full)
+            sequence.private -= full - before
+
+    def _begin_decoding(self, sequence: Sequence, done: Done) -> None:
+        """Its prefill is over and has given one token."""
+        self._prefilling.remove(sequence)
+        job, steps = sequence.job, self.steps
+        if not sequence.generated:
+            done.first.append(job.request)
+        sequence.generated += 1
+        sequence.since = steps
+        self._decoding += 1
+        self._sum_context += sequence.target
+        self._phases[(sequence.target - steps) % self.spec.block_size] += 1
+        if sequence.generated == job.output_tokens:
+            self._finish(sequence, done)
+        else:
+            heappush(self._finishes, (steps + job.output_tokens - sequence.generated, sequence.order))
+
+    def _finish_due(self, done: Done) -> None:
+        while self._finishes and self._finishes[0][0] <= self.steps:
+            sequence = self.running.get(heappop(self._finishes)[1])
+            if sequence is not None:
+                self._finish(sequence, done)
+
+    def _finish(self, sequence: Sequence, done: Done) -> None:
+        job = sequence.job
+        if job.output_blocks:
+            self._name_output(sequence)
+        self._leave(sequence)
+        done.finished.append((job, sequence.cached))
+
+    def _name_output(self, sequence: Sequence) -> None:
+        """The answer's full blocks can be asked for by the conversation's next request."""
+        assert sequence.node is not None
+        keys = sequence.job.blocks + sequence.job.output_blocks
+        full = min((sequence.target + self.steps - sequence.since) // self.spec.block_size, len(keys))
+        if full > sequence.node.end:
+            sequence.node = self.store.name(sequence.node, keys, full)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Takes a sequence off the batch; its blocks become cached."""
+        assert sequence.node is not None
+        del self.running[sequence.order]
+        private = sequence.private
+        if sequence.since >= 0:
+            context = sequence.target + self.steps - sequence.since
+            private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
+            self._decoding -= 1
+            self._sum_context -= context
+            self._phases[(sequence.target - sequence.since) % self.spec.block_size] -= 1
+        else:
+            self._prefilling.remove(sequence)
+        self.store.release(sequence.node, private)
+
+    def _preempt(self) -> None:
+        """The sequence admitted last gives up its blocks; it goes back to the head of the queue and starts over."""
+        sequence = self.running[next(reversed(self.running))]
+        self._leave(sequence)
+        if sequence.since >= 0:
+            sequence.generated += self.steps - sequence.since
+        sequence.target = sequence.job.prompt_tokens + sequence.generated
+        sequence.since, sequence.private, sequence.node, sequence.computed = -1, 0, None, 0
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _needed_now(self) -> int:
+        """Blocks that this step's decodes need."""
+        return self._phases[-self.steps % self.spec.block_size]
+
+    def _next_finish(self) -> int:
+        """The step at which the next decoding sequence ends."""
+        while self._finishes[0][1] not in self.running:
+            heappop(self._finishes)
+        return self._finishes[0][0]

@@ -1,0 +1,80 @@
+"""The shared-prefix workload of the published llm-d guide, with the habits of the tool that ran it (inference-perf).
+
+Groups of prompts share their beginning. The prompts are shuffled once, and every stage starts again at the first one:
+request i of a stage is prompt i modulo their number, so short stages repeat the same few prompts. A stage has exactly
+int(rate x seconds) requests and lasts until its last answer; then comes a pause. Clients count tokens by tokenising the
+text anew, which gives a few percent fewer than were generated.
+source   guides/optimized-baseline of llm-d (Apache-2.0), run of 2026-05-10
+"""
+
+import msgspec
+
+from pilothouse.core.random_stream import stream
+from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId
+from pilothouse.workload.requests import Planned, Stage, Workload, block_keys, poisson_arrivals
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage."""
+
+    rate: float  # requests per second
+    seconds: float
+    reported: bool = True
+
+
+# rate:seconds; the first stage warms up
+GUIDE = "15:50 3:20 10:20 15:20 20:38 22:34 25:30 30:25 35:21 40:38 43:36 46:33 49:30 52:29 55:27 57:26 60:25"
+
+
+def guide_loads() -> list[Load]:
+    pairs = [part.split(":") for part in GUIDE.split()]
+    return [Load(float(rate), float(seconds), i > 0) for i, (rate, seconds) in enumerate(pairs)]
+
+
+class SharedPrefix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The data and the load. Defaults are the guide's."""
+
+    loads: list[Load] = msgspec.field(default_factory=guide_loads)
+    groups: int = 150
+    prompts_per_group: int = 5
+    shared_tokens: int = 6000
+    own_tokens: int = 1200
+    output_tokens: int = 1000
+    counted_ratio: float = 0.942  # of the generated tokens; published runs lie between 0.94 and 0.99
+    pause_us: Micros = Micros(30 * SECOND)
+    model: str = "Qwen/Qwen3-32B"
+    block_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.prompts_per_group < 1 or self.block_size < 1:
+            raise ValueError("groups, prompts_per_group and block_size must be at least 1")
+        if self.output_tokens < 1 or not 0 < self.counted_ratio <= 1:
+            raise ValueError("output_tokens must be at least 1, counted_ratio above 0 and at most 1")
+
+
+def generate(spec: SharedPrefix, seed: int) -> Workload:
+    """Every request of every stage. The same seed gives the same bytes."""
+    prompts = [prompt for group in range(spec.groups) for prompt in _group(spec, group)]
+    stream(seed, "shared_prefix/shuffle").shuffle(prompts)
+    stages = []
+    for number, load in enumerate(spec.loads):
+        luck = stream(seed, f"shared_prefix/arrivals/{number}")
+        arrivals = poisson_arrivals(luck, load.rate, int(load.rate * load.seconds))
+        requests = [_planned(spec, number, i, at, prompts[i % len(prompts)]) for i, at in enumerate(arrivals)]
+        name = f"{load.rate:g} requests/s" if load.reported else "warm-up"
+        stages.append(Stage(name, load.rate, load.seconds, requests, spec.pause_us, load.reported))
+    return Workload(spec.model, spec.block_size, stages)
+
+
+def _group(spec: SharedPrefix, group: int) -> list[list[BlockKey]]:
+    """The prompts of one group. The block in which the shared part ends differs between them, unless it ends with it."""
+    size, total = spec.block_size, (spec.shared_tokens + spec.own_tokens) // spec.block_size
+    shared = block_keys(group, spec.shared_tokens // size)
+    own = range(group * spec.prompts_per_group, (group + 1) * spec.prompts_per_group)
+    return [shared + block_keys(spec.groups + i, total - len(shared)) for i in own]
+
+
+def _planned(spec: SharedPrefix, stage: int, i: int, at_us: Micros, prompt: list[BlockKey]) -> Planned:
+    counted = round(spec.output_tokens * spec.counted_ratio)
+    tokens = spec.shared_tokens + spec.own_tokens
+    return Planned(RequestId(f"{stage}-{i}"), at_us, prompt, tokens, spec.output_tokens, counted)

@@ -12,7 +12,6 @@ from prometheus_client.registry import Collector
 from pilothouse.core.commands import AnyCommand
 from pilothouse.core.dispatcher import Dispatcher
 from pilothouse.core.events import AnyEvent, Failed, Probed
-from pilothouse.core.units import RequestId
 from pilothouse.live import supervise
 from pilothouse.live.clock import Clock
 from pilothouse.live.counters import DECISION_SECONDS, SECONDS, SERIES_MAX, Count, Counter, Distribution, Histogram
@@ -20,7 +19,6 @@ from pilothouse.live.stories import Stories, Story
 from pilothouse.serving.record import ITL_BOUNDS_US, Record
 
 RECORDS_MAX = 64  # records settled together, at the latest by the next flush or scrape
-LINES_BYTES = 1 << 16  # log lines are written together, at the latest by the next flush
 
 MODEL = ("model", "endpoint")
 _OF_HEALTH = frozenset([Failed, Probed])  # events that may take an endpoint out
@@ -36,7 +34,6 @@ class Observer:
         self.exporters: list[Callable[[Record, Story | None], None]] = []  # of traces
         self._dispatcher, self._clock, self._log = dispatcher, clock, log
         self._records: list[Record] = []
-        self._lines = bytearray()
         self._encoder = msgspec.json.Encoder()
         self.requests = Counter("pilothouse_requests", "Requests by how they ended.", (*MODEL, "outcome"))
         self.responses = Counter("pilothouse_responses", "Answers by API and HTTP status.", ("api", "status"))
@@ -76,36 +73,22 @@ class Observer:
     def settle(self) -> None:
         """Counts and writes the records gathered so far."""
         records, self._records = self._records, []
+        lines, encode = [], self._encoder.encode
         offset_s = self._clock.wall_s() - self._clock.now_us() / 1e6
         for record in records:
-            self._settle(record, offset_s + (record.at_us + record.e2e_us) / 1e6)
-
-    def _settle(self, record: Record, ended_s: float) -> None:
-        story = self.stories.ended.get(RequestId(record.request))
-        self.responses.of((record.api, str(record.status))).value += 1
-        if record.attempts:
+            story = self.stories.ended.get(record.request)  # type: ignore[call-overload]  # a call saved
             self._count(record)
-        for export in self.exporters:
-            export(record, story)
-        if self._log is not None:
-            self._lines += _line(self._encoder.encode, record, story, ended_s)
-            if len(self._lines) >= LINES_BYTES:
-                self._write()
-
-    def flush(self) -> None:
-        """Writes the log lines gathered so far."""
-        self.settle()
-        self._write()
-
-    def _write(self) -> None:
-        if self._log is not None and self._lines:
+            for export in self.exporters:
+                export(record, story)
+            if self._log is not None:
+                lines.append(_line(encode, record, story, offset_s + (record.at_us + record.e2e_us) / 1e6))
+        if self._log is not None and lines:
             try:
-                self._log.write(self._lines)
+                self._log.write(b"".join(lines))
                 self._log.flush()
             except OSError as error:  # a full disk or a closed pipe must not stop the traffic
                 self._log = None
                 print(f"request log stopped: {error}", file=sys.stderr)
-            self._lines.clear()
 
     def _ended(self, story: Story) -> None:
         if story.routes:
@@ -124,7 +107,9 @@ class Observer:
                 self._down.discard(endpoint.id)
 
     def _count(self, record: Record) -> None:
-        """A routed request: its model is one that the fleet serves, so it is safe as a label."""
+        self.responses.of((record.api, str(record.status))).value += 1
+        if not record.attempts:  # of a routed request the fleet serves the model, so its name is safe as a label
+            return
         labels = (record.model, record.endpoint)
         self.described.of((record.model, record.described_by or "size")).value += 1
         if record.attempts > 1:

@@ -60,7 +60,7 @@ class Picker:
                 flushing.cancel()
             self._broken.result()  # raises here, since a task group would wrap it
         finally:
-            self.observer.flush()
+            self.observer.settle()
             self.driver.close()
             await asyncio.to_thread(self._stop_spans)  # a last export may take its time
 
@@ -82,7 +82,7 @@ class Picker:
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            self.observer.flush()
+            self.observer.settle()
             self.driver.flush()
 
 

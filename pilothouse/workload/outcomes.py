@@ -2,7 +2,7 @@
 
 TTFT   first output minus the scheduled send time: client, gateway, queue and prefill included
 TPOT   (E2E - TTFT) / (output - 1), one value per request; the first token is not in it (guidellm counts it in)
-ITL    gaps between chunks; with one token per chunk, as here, its mean over one request is its TPOT
+ITL    every gap between two tokens of one answer, so long answers weigh more
 NTPOT  E2E / output tokens
 E2E    last output minus the scheduled send time
 Throughput over send + drain: counted tokens / (last answer - start of the stage), as inference-perf does
@@ -10,6 +10,8 @@ Goodput: requests per second that meet every objective of their class
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, log
 
 import msgspec
 
@@ -29,6 +31,8 @@ class Outcome(msgspec.Struct, frozen=True):
     counted_tokens: int
     endpoint: EndpointId
     refused: bool = False
+    tenant: str = ""
+    error: str = ""  # why it was refused or broke; empty = it was served
 
     @property
     def ttft_us(self) -> int:
@@ -70,6 +74,43 @@ class Spread(msgspec.Struct, frozen=True):
     p99: float
 
 
+BUCKET = log(1.02)  # width of a histogram's buckets: two percent
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Durations by two-percent buckets: bounded, mergeable, exact in mean and count, percentiles within one percent."""
+
+    counts: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    total_us: float = 0.0
+
+    def add(self, us: float, times: int = 1) -> None:
+        bucket = int(log(us) / BUCKET) if us > 1 else 0
+        self.counts[bucket] = self.counts.get(bucket, 0) + times
+        self.count += times
+        self.total_us += us * times
+
+    def merge(self, other: "Histogram") -> None:
+        for bucket, times in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0) + times
+        self.count += other.count
+        self.total_us += other.total_us
+
+    def percentile_us(self, share: float) -> float:
+        """Middle of the bucket in which that share of all durations is reached; 0 when there are none."""
+        wanted, seen = share * self.count, 0
+        for bucket in sorted(self.counts):
+            seen += self.counts[bucket]
+            if seen >= wanted:
+                return exp((bucket + 0.5) * BUCKET)
+        return 0.0
+
+    def spread(self) -> Spread:
+        p50, p90, p99 = (self.percentile_us(share) / SECOND for share in (0.5, 0.9, 0.99))
+        return Spread(self.total_us / self.count / SECOND if self.count else 0.0, p50, p90, p99)
+
+
 class Summary(msgspec.Struct, frozen=True):
     """One stage. `label` says where the figures come from: Measured, Simulated, Emulated."""
 
@@ -86,6 +127,51 @@ class Summary(msgspec.Struct, frozen=True):
     tpot: Spread
     ntpot: Spread
     e2e: Spread
+    itl: Spread = Spread(0.0, 0.0, 0.0, 0.0)  # over gaps, not over requests
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What the requests sent within one slice of a stage met. Times in seconds, `at_s` from the stage's beginning."""
+
+    at_s: float
+    sent: int  # requests
+    ttft: Spread
+    tpot: Spread
+    output_per_second: float  # tokens of the answers that ended within the slice
+    hit_ratio: float
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One replica at one moment, as its metrics would say."""
+
+    at_s: float
+    endpoint: EndpointId
+    running: int
+    waiting: int
+    kv_used_ratio: float
+
+
+class StageRun(msgspec.Struct, frozen=True):
+    """One stage as it went."""
+
+    name: str
+    summary: Summary
+    timeline: list[Moment] = []
+    replicas: list[Sample] = []
+    tenants: dict[str, Summary] = {}  # where there is more than one
+    notes: list[str] = []  # what a reader must know, e.g. that the client itself was the bottleneck
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One policy, or one address, under one load with one seed: what tables and reports are made of."""
+
+    name: str  # policy, or where it was measured
+    label: str  # Simulated, Emulated or Measured
+    scenario: str
+    load: float  # factor on the workload's own rate
+    seed: int
+    stages: list[StageRun]
+    notes: list[str] = []
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -106,7 +192,12 @@ def spread(values_us: Sequence[float]) -> Spread:
 
 
 def summarise(
-    outcomes: Sequence[Outcome], start_us: Micros, offered_rate: float, label: str, objectives: Objectives
+    outcomes: Sequence[Outcome],
+    start_us: Micros,
+    offered_rate: float,
+    label: str,
+    objectives: Objectives,
+    gaps: Histogram | None = None,
 ) -> Summary:
     """Figures of one stage that began at `start_us`."""
     served = [outcome for outcome in outcomes if not outcome.refused]
@@ -127,4 +218,5 @@ def summarise(
         tpot=spread([outcome.tpot_us for outcome in served if outcome.output_tokens > 1]),
         ntpot=spread([outcome.ntpot_us for outcome in served]),
         e2e=spread([outcome.e2e_us for outcome in served]),
+        itl=(gaps or Histogram()).spread(),
     )

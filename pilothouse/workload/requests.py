@@ -15,17 +15,20 @@ class Planned(msgspec.Struct, frozen=True):
     """One request to be sent."""
 
     request: RequestId
-    arrival_us: Micros  # after the beginning of its stage
+    arrival_us: Micros  # after the beginning of its stage; with `after`, after the end of that request
     blocks: list[BlockKey]  # keys of the prompt's full KV blocks; requests with one prompt share one list
     prompt_tokens: int
     output_tokens: int  # what the engine generates
     counted_tokens: int  # what the client counts of it, by tokenising the text anew
     session: int = 0  # 64-bit key of the conversation; 0 = none
     output_blocks: list[BlockKey] = []  # keys of the full blocks that the answer adds to the prompt's; empty = unnamed
+    after: RequestId | None = None  # closed loop: sent only when that request of the same stage has ended, however
+    tenant: str = ""  # whose it is, or which class: objectives and figures are told apart by it
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """Requests sent by the clock. The next stage begins `pause_us` after the last answer of this one."""
+    """Requests sent by the clock (in order of arrival), or after others (anywhere in the list, behind the one they
+    follow). The next stage begins `pause_us` after the last answer of this one."""
 
     name: str
     rate: float  # offered [requests per second]

@@ -1,0 +1,114 @@
+"""Charts as data for plotly: what is drawn, not how it is themed (`page.js` knows light and dark)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from pilothouse.report.estimates import Estimate
+from pilothouse.report.grouping import Book, Series
+
+Figure = dict[str, Any]  # plotly's own vocabulary: {"data": traces, "layout": layout}
+DASHES = {"Simulated": "solid", "Emulated": "dash", "Measured": "dot"}
+SYMBOLS = {"Simulated": "circle", "Emulated": "diamond", "Measured": "square"}
+DIGITS = 4  # of numbers in the page
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Buttons above a chart. Those of one `group` are pressed together, all over the page."""
+
+    group: str
+    options: list[str]
+    chosen: int = 0
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """One card of the page. `figures` are by the options chosen, in order, e.g. "0/2"; a part may be "*"."""
+
+    key: str
+    title: str
+    note: str
+    labels: list[str]  # Simulated, Measured, Emulated: where its figures come from
+    choices: list[Choice]
+    figures: dict[str, Figure]
+    wide: bool = False
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def axis(title: str, **more: Any) -> Figure:
+    return {"title": {"text": title}, **more}
+
+
+def line(series: Series, place: int, xs: Sequence[float], ys: Sequence[float], unit: str, **more: Any) -> Figure:
+    """A line of one series; `place` lets the page's legend find it."""
+    return {
+        "type": "scatter",
+        "x": [rounded(x) for x in xs],
+        "y": [rounded(y) for y in ys],
+        "name": series.title,
+        "meta": place,
+        "line": {"color": series.colour, "width": 2.5, "dash": DASHES.get(series.label, "solid")},
+        "hovertemplate": f"%{{y:.4g}} {unit}<extra>{_plain(series.title)}</extra>",
+        **more,
+    }
+
+
+def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Estimate]) -> Figure:
+    """The 95 % interval around a line."""
+    highs, lows = [f.high for f in figures], [max(f.low, 0.0) for f in figures]
+    return {
+        "type": "scatter",
+        "x": [rounded(x) for x in [*xs, *reversed(xs)]],
+        "y": [rounded(y) for y in [*highs, *reversed(lows)]],
+        "fill": "toself",
+        "fillcolor": faint(series.colour),
+        "line": {"width": 0},
+        "mode": "lines",
+        "hoverinfo": "skip",
+        "meta": place,
+    }
+
+
+def bars(book: Book, figures: list[tuple[int, Estimate]], unit: str, title: str) -> Figure:
+    """Where there is one load only: a bar per series, its interval as a whisker."""
+    named = [book.series[i] for i, _ in figures]
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [_short(series.title)],
+                "x": [rounded(figure.mean)],
+                "error_x": {"type": "data", "array": [rounded(figure.half or 0.0)], "visible": figure.half is not None},
+                "marker": {"color": series.colour},
+                "meta": i,
+                "text": [f"{figure.mean:.3g}"],
+                "textposition": "auto",
+                "hovertemplate": f"%{{x:.4g}} {unit}<extra>{_plain(series.title)}</extra>",
+            }
+            for series, (i, figure) in zip(named, figures, strict=True)
+        ],
+        "layout": {
+            "xaxis": axis(f"{title} [{unit}]", rangemode="tozero"),
+            "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False},
+            "bargap": 0.35,
+        },
+    }
+
+
+def faint(colour: str) -> str:
+    """The same, mostly transparent."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.16)"
+
+
+def _plain(title: str) -> str:
+    """Plotly reads a little HTML in texts."""
+    return title.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
+
+
+def _short(title: str, most: int = 24) -> str:
+    return _plain(title if len(title) <= most else title[: most - 1] + "…")

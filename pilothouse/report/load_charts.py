@@ -1,0 +1,102 @@
+"""Charts over load: throughput and its knee, latency percentiles, goodput, cache hits."""
+
+from pilothouse.report.charts import SYMBOLS, Chart, Choice, Figure, axis, band, bars, line, rounded
+from pilothouse.report.grouping import Book
+from pilothouse.report.knee import RULE, knee
+from pilothouse.report.metrics import METRICS
+
+LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
+LATENCIES = (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"))
+
+
+def load_charts(book: Book) -> list[Chart]:
+    """In order of the page."""
+    goodput = next((note for run in book.runs for note in run.notes if note.startswith("goodput")), "")
+    return [
+        _chart(book, "throughput", "Throughput against offered load", {"output tokens": "output", "requests": "achieved"},
+               "output tokens" if len(book.rungs) == 1 else "", knees=True),
+        _chart(book, "goodput", "Goodput", {"goodput": "goodput"}, goodput or "goodput: requests that met every objective"),
+        _chart(book, "ttft", "Time to first token over load", {name: f"ttft_{key}" for key, name in LATENCIES},
+               "from the scheduled send time to the first token", knees=True, group="percentile", chosen=2),
+        _chart(book, "itl", "Inter-token latency over load", {name: f"itl_{key}" for key, name in LATENCIES},
+               "over every gap between two tokens of one answer", group="percentile", chosen=2),
+        _chart(book, "hits", "Prefix cache hit rate over load", {"hits": "hits"}, "share of prompt tokens found in the cache"),
+    ]  # fmt: skip
+
+
+def _chart(
+    book: Book, key: str, title: str, metrics: dict[str, str], note: str, *, knees: bool = False, group: str = "", chosen: int = 0
+) -> Chart:  # fmt: skip
+    several = len({book.x(rung) for rung in book.rungs}) > 1
+    marked = knees and several
+    figures = {str(i): (_curves if several else _bars)(book, metric, knees) for i, metric in enumerate(metrics.values())}
+    notes = [note, _knees_said(book) if marked else "", _interval(book)]
+    title = title if several else title.replace(" over load", "").replace(" against offered load", "")
+    choices = [Choice(group or key, list(metrics), chosen)] if len(metrics) > 1 else []
+    return Chart(key, title, ". ".join(part for part in notes if part), book.labels, choices, figures)
+
+
+def _curves(book: Book, key: str, knees: bool) -> Figure:
+    metric, data, shapes = METRICS[key], [], []
+    x_title = "offered load [requests/s]" if book.by_rate else "load [x the workload's own]"
+    values: list[float] = []
+    for i, series in enumerate(book.series):
+        curve = book.curve(i, metric)
+        xs, figures = [x for x, _ in curve], [figure for _, figure in curve]
+        if any(figure.half for figure in figures):
+            data.append(band(series, i, xs, figures))
+        means = [figure.mean for figure in figures]
+        values += means
+        mode = {"mode": "lines+markers", "marker": {"size": 7, "symbol": SYMBOLS.get(series.label, "circle")}}
+        data.append(line(series, i, xs, means, metric.unit, **mode))
+        at = _knee_of(book, i) if knees else None
+        if at is not None:
+            data.append(_knee_mark(book, i, xs[at], means[at], metric.unit))
+    if key == "achieved" and book.by_rate:
+        end = max(book.x(rung) for rung in book.rungs)
+        shapes = [{"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": {"dash": "dot", "width": 1}}]
+    positive = [value for value in values if value > 0]
+    wide = metric.better == "low" and bool(positive) and max(positive) > LOG_SPAN * min(positive)
+    y = {"type": "log", "dtick": 1} if wide else {"rangemode": "tozero"}
+    if key == "hits":
+        y = {"range": [0, 102]}
+    layout = {"xaxis": axis(x_title, rangemode="tozero"), "yaxis": axis(f"{metric.title} [{metric.unit}]", **y)}
+    return {"data": data, "layout": layout | {"shapes": shapes, "hovermode": "x unified"}}
+
+
+def _bars(book: Book, key: str, knees: bool) -> Figure:
+    metric = METRICS[key]
+    figures = [(i, curve[0][1]) for i in range(len(book.series)) if (curve := book.curve(i, metric))]
+    return bars(book, figures, metric.unit, metric.title)
+
+
+def _knee_of(book: Book, series: int) -> int | None:
+    return knee([figure.mean for _, figure in book.curve(series, METRICS["ttft_mean"])])
+
+
+def _knee_mark(book: Book, place: int, x: float, y: float, unit: str) -> Figure:
+    series = book.series[place]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [rounded(x)],
+        "y": [rounded(y)],
+        "meta": place,
+        "marker": {"size": 17, "symbol": "circle-open", "color": series.colour, "line": {"width": 3}},
+        "name": f"knee of {series.title}",
+        "hoverinfo": "skip",
+    }
+
+
+def _knees_said(book: Book) -> str:
+    found = []
+    for i, series in enumerate(book.series):
+        at, curve = _knee_of(book, i), book.curve(i, METRICS["ttft_mean"])
+        if at is not None:
+            found.append(f"{series.title} at {curve[at][0]:.4g}")
+    said = f"Knees, ringed: {', '.join(found)}" if found else "No knee within these loads"
+    return f"{said}. {RULE.rstrip('.')}"
+
+
+def _interval(book: Book) -> str:
+    return f"Bands: 95 % intervals of the mean over up to {book.seeds} seeds" if book.seeds > 1 else ""

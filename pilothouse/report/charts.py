@@ -7,6 +7,7 @@ import msgspec
 
 from pilothouse.report.estimates import Estimate
 from pilothouse.report.grouping import Book, Series
+from pilothouse.report.metrics import Metric, shown
 
 Figure = dict[str, Any]  # plotly's own vocabulary: {"data": traces, "layout": layout}
 DASHES = {"Simulated": "solid", "Emulated": "dash", "Measured": "dot"}
@@ -51,7 +52,7 @@ def line(series: Series, place: int, xs: Sequence[float], ys: Sequence[float], u
         "name": series.title,
         "meta": place,
         "line": {"color": series.colour, "width": 2.5, "dash": DASHES.get(series.label, "solid")},
-        "hovertemplate": f"%{{y:.4g}} {unit}<extra>{_plain(series.title)}</extra>",
+        "hovertemplate": f"%{{y:.4g}} {unit}<extra>{plain(series.title)}</extra>",
         **more,
     }
 
@@ -72,31 +73,28 @@ def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Esti
     }
 
 
-def bars(book: Book, figures: list[tuple[int, Estimate]], unit: str, title: str) -> Figure:
-    """Where there is one load only: a bar per series, its interval as a whisker."""
-    named = [book.series[i] for i, _ in figures]
-    return {
-        "data": [
+def bars(book: Book, names: Sequence[str], metrics: Sequence[Metric], title: str) -> Figure:
+    """Where there is one load only: a group of bars per metric, a bar per series, its interval as a whisker."""
+    data = []
+    for i, series in enumerate(book.series):
+        figures = [book.curve(i, metric)[0][1] for metric in metrics]
+        halves = {"type": "data", "array": [rounded(f.half or 0.0) for f in figures]}
+        data.append(
             {
                 "type": "bar",
-                "orientation": "h",
-                "y": [_short(series.title)],
-                "x": [rounded(figure.mean)],
-                "error_x": {"type": "data", "array": [rounded(figure.half or 0.0)], "visible": figure.half is not None},
+                "x": list(names),
+                "y": [rounded(figure.mean) for figure in figures],
+                "error_y": halves | {"visible": any(figure.half for figure in figures)},
                 "marker": {"color": series.colour},
                 "meta": i,
-                "text": [f"{figure.mean:.3g}"],
-                "textposition": "auto",
-                "hovertemplate": f"%{{x:.4g}} {unit}<extra>{_plain(series.title)}</extra>",
+                "text": [shown(figure.mean) for figure in figures],
+                "textposition": "outside" if book.seeds < 2 else "none",
+                "cliponaxis": False,
+                "hovertemplate": f"%{{x}} %{{y:.4g}} {metrics[0].unit}<extra>{plain(series.title)}</extra>",
             }
-            for series, (i, figure) in zip(named, figures, strict=True)
-        ],
-        "layout": {
-            "xaxis": axis(f"{title} [{unit}]", rangemode="tozero"),
-            "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False},
-            "bargap": 0.35,
-        },
-    }
+        )
+    y = axis(f"{title} [{metrics[0].unit}]", rangemode="tozero")
+    return {"data": data, "layout": {"xaxis": {"type": "category", "showgrid": False}, "yaxis": y, "bargap": 0.3}}
 
 
 def faint(colour: str) -> str:
@@ -105,10 +103,6 @@ def faint(colour: str) -> str:
     return f"rgba({red},{green},{blue},0.16)"
 
 
-def _plain(title: str) -> str:
+def plain(title: str) -> str:
     """Plotly reads a little HTML in texts."""
     return title.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
-
-
-def _short(title: str, most: int = 24) -> str:
-    return _plain(title if len(title) <= most else title[: most - 1] + "…")

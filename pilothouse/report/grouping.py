@@ -13,7 +13,10 @@ from pilothouse.report.metrics import Metric
 from pilothouse.workload.outcomes import Run, StageRun, Summary
 
 # Told apart by people with any colour vision, and legible on white and on near-black
-PALETTE = ("#3b7cff", "#f28e2b", "#1aa179", "#e15759", "#a26bdc", "#c9a227", "#2aa9c9", "#d3639f", "#9c755f", "#8a93a3")
+PALETTE = (
+    "#3b7cff", "#f28e2b", "#1aa179", "#e15759", "#a26bdc", "#c9a227", "#2aa9c9", "#d3639f", "#9c755f", "#8a93a3",
+    "#7a9e1f", "#5560c9", "#ff7f8e", "#0f8a8f", "#b4552d", "#c77dff",
+)  # fmt: skip
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -124,9 +127,8 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 
 def _title(key: tuple[str, str, str], keys: list[tuple[str, str, str]]) -> str:
     name, label, scenario = key
-    alike = [other for other in keys if other[0] == name and other != key]
-    parts = [label] if any(other[1] != label for other in alike) else []
-    parts += [scenario] if any(other[2] != scenario for other in alike) else []
+    parts = [label] if any(other[1] != label for other in keys) else []
+    parts += [scenario] if any(other[:2] == key[:2] and other != key for other in keys) else []
     return f"{name} ({', '.join(parts)})" if parts else name
 
 

@@ -1,5 +1,7 @@
 """Charts over load: throughput and its knee, latency percentiles, goodput, cache hits."""
 
+from typing import Any
+
 from pilothouse.report.charts import SYMBOLS, Chart, Choice, Figure, axis, band, bars, line, rounded
 from pilothouse.report.grouping import Book
 from pilothouse.report.knee import RULE, knee
@@ -7,37 +9,43 @@ from pilothouse.report.metrics import METRICS
 
 LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
 LATENCIES = (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"))
+TTFT_SAID = "from the scheduled send time to the first token"
+ITL_SAID = "over every gap between two tokens of one answer"
 
 
 def load_charts(book: Book) -> list[Chart]:
     """In order of the page."""
     goodput = next((note for run in book.runs for note in run.notes if note.startswith("goodput")), "")
+    if len({book.x(rung) for rung in book.rungs}) < 2:
+        return [
+            _percentiles(book, "ttft", "Time to first token", TTFT_SAID),
+            _percentiles(book, "itl", "Inter-token latency", ITL_SAID),
+        ]
     return [
         _chart(book, "throughput", "Throughput against offered load", {"output tokens": "output", "requests": "achieved"},
-               "output tokens" if len(book.rungs) == 1 else "", knees=True),
-        _chart(book, "goodput", "Goodput", {"goodput": "goodput"}, goodput or "goodput: requests that met every objective"),
+               "over sending and draining", knees=True, wide=True),
         _chart(book, "ttft", "Time to first token over load", {name: f"ttft_{key}" for key, name in LATENCIES},
-               "from the scheduled send time to the first token", knees=True, group="percentile", chosen=2),
+               TTFT_SAID, knees=True, group="percentile", chosen=2),
         _chart(book, "itl", "Inter-token latency over load", {name: f"itl_{key}" for key, name in LATENCIES},
-               "over every gap between two tokens of one answer", group="percentile", chosen=2),
+               ITL_SAID, group="percentile", chosen=2),
+        _chart(book, "goodput", "Goodput over load", {"goodput": "goodput"}, goodput or "goodput: all requests served, no objective was set"),
         _chart(book, "hits", "Prefix cache hit rate over load", {"hits": "hits"}, "share of prompt tokens found in the cache"),
     ]  # fmt: skip
 
 
 def _chart(
-    book: Book, key: str, title: str, metrics: dict[str, str], note: str, *, knees: bool = False, group: str = "", chosen: int = 0
+    book: Book, key: str, title: str, metrics: dict[str, str], note: str, *, knees: bool = False, group: str = "", chosen: int = 0,
+    wide: bool = False,
 ) -> Chart:  # fmt: skip
-    several = len({book.x(rung) for rung in book.rungs}) > 1
-    marked = knees and several
-    figures = {str(i): (_curves if several else _bars)(book, metric, knees) for i, metric in enumerate(metrics.values())}
-    notes = [note, _knees_said(book) if marked else "", _interval(book)]
-    title = title if several else title.replace(" over load", "").replace(" against offered load", "")
+    figures = {str(i): _curves(book, metric, knees) for i, metric in enumerate(metrics.values())}
+    notes = [note, _knees_said(book) if knees else "", _interval(book)]
     choices = [Choice(group or key, list(metrics), chosen)] if len(metrics) > 1 else []
-    return Chart(key, title, ". ".join(part for part in notes if part), book.labels, choices, figures)
+    return Chart(key, title, ". ".join(part for part in notes if part), book.labels, choices, figures, wide)
 
 
 def _curves(book: Book, key: str, knees: bool) -> Figure:
-    metric, data, shapes = METRICS[key], [], []
+    metric, data = METRICS[key], []
+    shapes: list[Figure] = []
     x_title = "offered load [requests/s]" if book.by_rate else "load [x the workload's own]"
     values: list[float] = []
     for i, series in enumerate(book.series):
@@ -57,17 +65,19 @@ def _curves(book: Book, key: str, knees: bool) -> Figure:
         shapes = [{"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": {"dash": "dot", "width": 1}}]
     positive = [value for value in values if value > 0]
     wide = metric.better == "low" and bool(positive) and max(positive) > LOG_SPAN * min(positive)
-    y = {"type": "log", "dtick": 1} if wide else {"rangemode": "tozero"}
+    y = dict[str, Any](type="log", dtick=1) if wide else dict[str, Any](rangemode="tozero")
     if key == "hits":
         y = {"range": [0, 102]}
     layout = {"xaxis": axis(x_title, rangemode="tozero"), "yaxis": axis(f"{metric.title} [{metric.unit}]", **y)}
     return {"data": data, "layout": layout | {"shapes": shapes, "hovermode": "x unified"}}
 
 
-def _bars(book: Book, key: str, knees: bool) -> Figure:
-    metric = METRICS[key]
-    figures = [(i, curve[0][1]) for i in range(len(book.series)) if (curve := book.curve(i, metric))]
-    return bars(book, figures, metric.unit, metric.title)
+def _percentiles(book: Book, key: str, title: str, note: str) -> Chart:
+    """All of them at the one load there is; what else there is to say of it stands in the cards."""
+    names = [name for name, _ in LATENCIES]
+    figure = bars(book, names, [METRICS[f"{key}_{name}"] for name in names], key.upper())
+    said = note + (f". Whiskers: 95 % intervals of the mean over up to {book.seeds} seeds" if book.seeds > 1 else "")
+    return Chart(key, title, said, book.labels, [], {"0": figure})
 
 
 def _knee_of(book: Book, series: int) -> int | None:

@@ -16,8 +16,8 @@ from pilothouse.report.files import Saved
 from pilothouse.report.grouping import Book, group
 from pilothouse.report.knee import knee
 from pilothouse.report.load_charts import load_charts
-from pilothouse.report.metrics import ALL, METRICS, Metric, shown
-from pilothouse.report.tables import notes
+from pilothouse.report.metrics import METRICS, Metric, shown
+from pilothouse.report.tables import COLUMNS, notes, of_tenant
 from pilothouse.report.time_charts import replica_charts, time_charts
 from pilothouse.workload.outcomes import Run
 
@@ -97,7 +97,7 @@ def telling_rung(book: Book) -> int:
 
 def _plotly() -> str:
     try:
-        from plotly.offline import get_plotlyjs
+        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
     except ImportError:
         raise PilothouseError(f"the report's charts need plotly: {EXTRA}; tables and --json do without") from None
     return str(get_plotlyjs())
@@ -105,15 +105,22 @@ def _plotly() -> str:
 
 def _json(charts: list[Chart]) -> str:
     """Inside a script element nothing may look like its end."""
-    return msgspec.json.encode(charts).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        msgspec.json.encode(charts)
+        .decode()
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
 def _about(book: Book) -> str:
     def counted(count: int, noun: str, nouns: str) -> str:
         return f"{count} {noun if count == 1 else nouns}"
 
+    policies = book.labels == ["Simulated"]
     parts = [
-        counted(len(book.series), "policy" if book.labels == ["Simulated"] else "series", "policies" if book.labels == ["Simulated"] else "series"),
+        counted(len(book.series), *(("policy", "policies") if policies else ("series", "series"))),
         counted(len(book.rungs), "load", "loads"),
         counted(book.seeds, "seed", "seeds"),
     ]
@@ -131,11 +138,22 @@ def _card(book: Book, rung: int, metric: Metric) -> dict[str, Any]:
     best = pick(found, key=lambda pair: pair[1])
     longest = max(value for _, value in found) or 1.0
     rows = [
-        {"series": i, "title": book.series[i].title, "colour": book.series[i].colour, "value": shown(value), "width": round(100 * value / longest, 1)}
-        for i, value in found
+        {
+            "series": i,
+            "title": book.series[i].title,
+            "colour": book.series[i].colour,
+            "value": shown(value),
+            "width": round(100 * value / longest, 1),
+        }
+        for i, value in sorted(found, key=lambda pair: pair[1], reverse=metric.better == "high")
     ]
-    return {"title": f"{metric.title[0].upper()}{metric.title[1:]}", "unit": metric.unit, "best": shown(best[1]), "rows": rows,
-            "whose": _whose(book, found, best, metric) if len(found) > 1 else ""}
+    return {
+        "title": f"{metric.title[0].upper()}{metric.title[1:]}",
+        "unit": metric.unit,
+        "best": shown(best[1]),
+        "rows": rows,
+        "whose": _whose(book, found, best, metric) if len(found) > 1 else "",
+    }
 
 
 def _whose(book: Book, found: list[tuple[int, float]], best: tuple[int, float], metric: Metric) -> str:
@@ -147,16 +165,15 @@ def _whose(book: Book, found: list[tuple[int, float]], best: tuple[int, float], 
     title = book.series[best[0]].title
     if min(best[1], worst[1]) <= 0 or metric.unit == "%":
         return title
-    ratio = best[1] / worst[1] if metric.better == "high" else worst[1] / best[1]
-    how = "as much as" if metric.better == "high" else "below"
+    other = book.series[worst[0]].title
     if metric.better == "high":
-        return f"{title}: {ratio:.2g}x {book.series[worst[0]].title}" if ratio >= 1.05 else title
-    assert how
-    return f"{title}: 1/{ratio:.2g} of {book.series[worst[0]].title}" if ratio >= 1.05 else title
+        return f"{title}, {shown(best[1] / worst[1])} times {other}" if best[1] >= 1.05 * worst[1] else title
+    less = 100 * (1 - best[1] / worst[1])
+    return f"{title}, {less:.{1 if less > 99 else 0}f} % below {other}" if less >= 5 else title
 
 
 def _columns() -> list[Metric]:
-    return list(ALL)
+    return [METRICS[key] for key in COLUMNS]
 
 
 def _table(book: Book, rung: int) -> list[dict[str, Any]]:
@@ -164,15 +181,18 @@ def _table(book: Book, rung: int) -> list[dict[str, Any]]:
     cells = {i: book.cells[i, rung] for i in range(len(book.series)) if (i, rung) in book.cells}
     tenants = book.tenants() if len(book.tenants()) > 1 else []
     best = {m.key: _best([cell.estimate(m).mean for cell in cells.values()], m) for m in _columns()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, cell in cells.items():
         series = book.series[i]
         base = {"title": series.title, "label": series.label, "colour": series.colour}
         figures = [(m, cell.estimate(m)) for m in _columns()]
-        rows.append(base | {"tenant": "all" if tenants else "", "part": False, "cells": [_cell(f, best[m.key]) for m, f in figures]})
+        rows.append(
+            base
+            | {"tenant": "all" if tenants else "", "part": False, "cells": [_cell(f, best[m.key]) for m, f in figures]}
+        )
         for tenant in tenants:
             if all(tenant in stage.tenants for stage in cell.stages):
-                parts = [cell.estimate(m, lambda stage, tenant=tenant: stage.tenants[tenant]) for m in _columns()]
+                parts = [cell.estimate(m, of_tenant(tenant)) for m in _columns()]
                 rows.append(base | {"tenant": tenant, "part": True, "cells": [_cell(f, None) for f in parts]})
     return rows
 

@@ -60,7 +60,7 @@ def _table(book: Book, console: Console, title: str, tenants: list[str] | None =
         if before and names[0] != before:
             table.add_section()
         cells = [_cell(figures[metric.key]) for metric in columns]
-        table.add_row(*(["" if names[0] == before else names[0]] + names[1:]), *cells)
+        table.add_row("" if names[0] == before else names[0], *names[1:], *cells)
         before = names[0]
     missing = len(COLUMNS) - len(columns)
     if missing:
@@ -78,7 +78,7 @@ def _rows(book: Book, tenants: list[str] | None) -> list[tuple[list[str], dict[s
                 assert cell is not None
                 if tenant and not all(tenant in stage.tenants for stage in cell.stages):
                     continue
-                pick = _of_tenant(tenant) if tenant else _of_all
+                pick = of_tenant(tenant) if tenant else _of_all
                 figures = {key: cell.estimate(METRICS[key], pick) for key in COLUMNS}
                 rows.append(([rung.title, series.title, *([tenant] if tenants else [])], figures))
     return rows
@@ -88,7 +88,7 @@ def _of_all(stage: StageRun) -> Summary:
     return stage.summary
 
 
-def _of_tenant(tenant: str) -> Callable[[StageRun], Summary]:
+def of_tenant(tenant: str) -> Callable[[StageRun], Summary]:
     return lambda stage: stage.tenants[tenant]
 
 

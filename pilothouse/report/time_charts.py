@@ -66,6 +66,7 @@ def _percentiles(
     figures = {}
     for j in range(len(book.rungs)):
         for p, (_, pick) in enumerate(PERCENTILES):
+
             def value(moment: Moment, pick: Callable[[Spread], float] = pick) -> float:
                 return factor * pick(of(moment))
 
@@ -84,16 +85,17 @@ def _one(
 def _timeline(
     book: Book, marks: list[Mark], rung: int, title: str, value: Callable[[Moment], float], unit: str
 ) -> Figure:
-    data = []
+    data, end = [], 0.0
     for i, series in enumerate(book.series):
         cell = book.cells.get((i, rung))
         moments = [moment for moment in cell.stages[0].timeline if moment.sent or unit == "tok/s"] if cell else []
         if moments:
             xs, ys = [m.at_s for m in moments], [value(m) for m in moments]
             data.append(line(series, i, xs, ys, unit, mode="lines" if len(xs) > 1 else "markers"))
+            end = max(end, xs[-1])
     y = {"range": [0, 102]} if unit == "%" else {"rangemode": "tozero"}
     layout = {"xaxis": axis("time [s]"), "yaxis": axis(title, **y), "hovermode": "x unified"}
-    return {"data": data, "layout": layout | _marked(marks)}
+    return {"data": data, "layout": layout | _marked(marks, end)}
 
 
 def _lines_of_one(
@@ -102,14 +104,16 @@ def _lines_of_one(
 ) -> Chart:  # fmt: skip
     figures = {}
     for j in range(len(book.rungs)):
-        data = []
+        data, end = [], 0.0
         for i, series in enumerate(book.series):
             cell = book.cells.get((i, j))
             if cell and cell.stages[0].replicas:
                 xs, _, rows = _grid(cell.stages[0], value, bins)
+                end = max(end, xs[-1])
                 data.append(line(series, i, xs, [y or 0.0 for y in rows[0]], unit.split("[")[1][:-1], mode="lines"))
-        y = axis(unit, rangemode="tozero", **({"range": [0, top * 1.02]} if top else {}))
-        figures[str(j)] = {"data": data, "layout": {"xaxis": axis("time [s]"), "yaxis": y, **_marked(marks)}}
+        more: Figure = {"range": [0, top * 1.02]} if top else {}
+        y = axis(unit, rangemode="tozero", **more)
+        figures[str(j)] = {"data": data, "layout": {"xaxis": axis("time [s]"), "yaxis": y} | _marked(marks, end)}
     return Chart(key, title, f"of the one replica, {_seed_said(book)}", book.labels, [_rungs(book)], figures)
 
 
@@ -188,15 +192,15 @@ def _rungs(book: Book) -> Choice:
 
 def _seed_said(book: Book) -> str:
     """Over time, seeds are not averaged: one run is shown as it went."""
-    first = next(iter(book.cells.values()))
-    return f"seed {first.seeds[0]}" if book.seeds > 1 else "as it went"
+    return f"seed {next(iter(book.cells.values())).seeds[0]}"
 
 
-def _marked(marks: list[Mark]) -> dict[str, Any]:
-    """Faults as shaded stretches."""
+def _marked(marks: list[Mark], end_s: float) -> dict[str, Any]:
+    """Faults as shaded stretches, up to the end of what is drawn."""
+    marks = [mark for mark in marks if mark.at_s <= end_s]
     shapes = [
         {"type": "rect", "xref": "x", "yref": "paper", "x0": mark.at_s, "y0": 0, "y1": 1, "line": {"width": 0},
-         "x1": mark.at_s if mark.until_s is None else mark.until_s, "fillcolor": "rgba(225,87,89,0.13)"}
+         "x1": end_s if mark.until_s is None else min(mark.until_s, end_s), "fillcolor": "rgba(225,87,89,0.13)"}
         for mark in marks
     ]  # fmt: skip
     notes = [

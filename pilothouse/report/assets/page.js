@@ -10,8 +10,8 @@
   if (rungs) chosen.rung = Number(rungs.value);
 
   const HEAT = {
-    light: [[0, "#eef1f7"], [0.55, "#6f9bff"], [0.82, "#f2a12e"], [1, "#d3303a"]],
-    dark: [[0, "#1f2530"], [0.55, "#3467cc"], [0.82, "#f0a63c"], [1, "#ff5a5f"]],
+    light: [[0, "#eef1f7"], [0.4, "#8fb3ff"], [0.7, "#4a5fd8"], [0.87, "#9b3fae"], [1, "#e0333a"]],
+    dark: [[0, "#1f2530"], [0.4, "#2f55a4"], [0.7, "#6a79f0"], [0.87, "#c768d8"], [1, "#ff6a63"]],
   };
 
   function theme() {
@@ -31,7 +31,7 @@
     const ticked = (marks, more) => (marks ?? []).map((mark) => ({ ...more(mark), ...mark, line: { color: colours.quiet, ...mark.line } }));
     return {
       height: 320, margin: { l: 56, r: 14, t: 12, b: 48 }, ...given, font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      showlegend: false, xaxis: axis(given.xaxis, colours), yaxis: axis(given.yaxis, colours), dragmode: "zoom",
+      showlegend: false, modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.quiet, activecolor: colours.ink }, xaxis: axis(given.xaxis, colours), yaxis: axis(given.yaxis, colours), dragmode: "zoom",
       hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink, size: 12 } },
       shapes: ticked(given.shapes, () => ({ layer: "below" })),
       annotations: (given.annotations ?? []).map((note) => ({ ...note, font: { size: 11, color: colours.quiet } })),
@@ -46,7 +46,7 @@
         bar.title = { ...bar.title, font: { color: colours.quiet, size: 12 } };
         return { ...trace, colorscale: colours.heat, colorbar: bar };
       }
-      if (trace.type === "bar") return { ...trace, visible, error_x: { ...trace.error_x, color: colours.quiet } };
+      if (trace.type === "bar") return { ...trace, visible, error_y: { ...trace.error_y, color: colours.quiet } };
       return { ...trace, visible };
     });
   }

@@ -77,6 +77,11 @@ class Spread(msgspec.Struct, frozen=True):
 BUCKET = log(1.02)  # width of a histogram's buckets: two percent
 
 
+def bucket_of(us: float) -> int:
+    """The histogram's bucket of a duration. Everything below a microsecond is in the first."""
+    return int(log(us) / BUCKET) if us > 1 else 0
+
+
 @dataclass(slots=True)
 class Histogram:
     """Durations by two-percent buckets: bounded, mergeable, exact in mean and count, percentiles within one percent."""
@@ -86,10 +91,13 @@ class Histogram:
     total_us: float = 0.0
 
     def add(self, us: float, times: int = 1) -> None:
-        bucket = int(log(us) / BUCKET) if us > 1 else 0
+        self.put(bucket_of(us), times, us * times)
+
+    def put(self, bucket: int, times: int, total_us: float) -> None:
+        """So many durations of one bucket, which add up to `total_us`."""
         self.counts[bucket] = self.counts.get(bucket, 0) + times
         self.count += times
-        self.total_us += us * times
+        self.total_us += total_us
 
     def merge(self, other: "Histogram") -> None:
         for bucket, times in other.counts.items():

@@ -28,7 +28,7 @@ from pilothouse.perf.coefficients import step_time as step_time_of
 from pilothouse.perf.memory import Precision, kv_gib, kv_tokens
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import RIVALS, BestRandomTie
-from pilothouse.sim.driver import Delays
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool, summaries, world
 from pilothouse.workload.outcomes import Summary

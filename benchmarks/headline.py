@@ -14,7 +14,7 @@ from benchmarks.report import finish, say, table
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.policies.profiles import DEFAULT, PROFILES
 from pilothouse.policies.rivals import RIVALS
-from pilothouse.sim.driver import Delays
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.world import Fleet, Pool
 from pilothouse.workload.shared_prefix import guide_loads
 

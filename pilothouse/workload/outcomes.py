@@ -9,7 +9,7 @@ Throughput over send + drain: counted tokens / (last answer - start of the stage
 Goodput: requests per second that meet every objective of their class
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
@@ -206,12 +206,13 @@ def summarise(
     label: str,
     objectives: Objectives,
     gaps: Histogram | None = None,
+    tenants: Mapping[str, Objectives] | None = None,
 ) -> Summary:
-    """Figures of one stage that began at `start_us`."""
+    """Figures of one stage that began at `start_us`. `tenants`: those who have objectives of their own."""
     served = [outcome for outcome in outcomes if not outcome.refused]
     end_us = max((outcome.end_us for outcome in served), default=start_us + 1)
     seconds = (end_us - start_us) / SECOND
-    prompts = sum(outcome.prompt_tokens for outcome in served)
+    prompts, own = sum(outcome.prompt_tokens for outcome in served), tenants or {}
     return Summary(
         label=label,
         requests=len(outcomes),
@@ -220,7 +221,7 @@ def summarise(
         offered_rate=offered_rate,
         achieved_rate=len(served) / seconds,
         output_per_second=sum(outcome.counted_tokens for outcome in served) / seconds,
-        goodput=sum(objectives.met(outcome) for outcome in served) / seconds,
+        goodput=sum(own.get(outcome.tenant, objectives).met(outcome) for outcome in served) / seconds,
         hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
         ttft=spread([outcome.ttft_us for outcome in served]),
         tpot=spread([outcome.tpot_us for outcome in served if outcome.output_tokens > 1]),

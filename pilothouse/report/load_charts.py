@@ -10,6 +10,7 @@ from pilothouse.report.metrics import METRICS
 LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
 LATENCIES = (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"))
 TTFT_SAID = "from the scheduled send time to the first token"
+UNSAID = "goodput: requests that met every objective"
 ITL_SAID = "over every gap between two tokens of one answer"
 
 
@@ -28,14 +29,14 @@ def load_charts(book: Book) -> list[Chart]:
                TTFT_SAID, knees=True, group="percentile", chosen=2),
         _chart(book, "itl", "Inter-token latency over load", {name: f"itl_{key}" for key, name in LATENCIES},
                ITL_SAID, group="percentile", chosen=2),
-        _chart(book, "goodput", "Goodput over load", {"goodput": "goodput"}, goodput or "goodput: all requests served, no objective was set"),
+        _chart(book, "goodput", "Goodput over load", {"goodput": "goodput"}, goodput or UNSAID),
         _chart(book, "hits", "Prefix cache hit rate over load", {"hits": "hits"}, "share of prompt tokens found in the cache"),
     ]  # fmt: skip
 
 
 def _chart(
-    book: Book, key: str, title: str, metrics: dict[str, str], note: str, *, knees: bool = False, group: str = "", chosen: int = 0,
-    wide: bool = False,
+    book: Book, key: str, title: str, metrics: dict[str, str], note: str, *, knees: bool = False, group: str = "",
+    chosen: int = 0, wide: bool = False,
 ) -> Chart:  # fmt: skip
     figures = {str(i): _curves(book, metric, knees) for i, metric in enumerate(metrics.values())}
     notes = [note, _knees_said(book) if knees else "", _interval(book)]

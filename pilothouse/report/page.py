@@ -22,6 +22,7 @@ from pilothouse.report.time_charts import replica_charts, time_charts
 from pilothouse.workload.outcomes import Run
 
 CARDS = "goodput output ttft_mean ttft_p99 itl_p99 hits".split()
+TIMES = " \N{MULTIPLICATION SIGN} "
 EXTRA = "pip install 'pilothouse[report]'"
 MEANINGS = {
     "Simulated": "virtual engines whose step times follow from coefficients; no GPU was used.",
@@ -124,7 +125,7 @@ def _about(book: Book) -> str:
         counted(len(book.rungs), "load", "loads"),
         counted(book.seeds, "seed", "seeds"),
     ]
-    return f"{' × '.join(parts)}: {counted(len(book.runs), 'run', 'runs')}"
+    return f"{TIMES.join(parts)}: {counted(len(book.runs), 'run', 'runs')}"
 
 
 def _cards(book: Book, rung: int) -> list[dict[str, Any]]:

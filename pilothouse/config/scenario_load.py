@@ -55,7 +55,9 @@ def scenario_from_data(data: object, source: str = "scenario", base: Path = Path
 
 
 def policy_named(policy: object) -> Profile:
-    """A policy of the scenario: one that ships, a rival, or one spelled out. Raises ConfigError."""
+    """A policy of the scenario: one that ships, a rival, one spelled out, or a profile itself. Raises ConfigError."""
+    if isinstance(policy, Profile):
+        return policy
     if not isinstance(policy, str):
         return profile(policy)
     if policy not in SIMULATED:

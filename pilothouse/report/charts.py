@@ -12,6 +12,7 @@ from pilothouse.report.metrics import Metric, shown
 Figure = dict[str, Any]  # plotly's own vocabulary: {"data": traces, "layout": layout}
 DASHES = {"Simulated": "solid", "Emulated": "dash", "Measured": "dot"}
 SYMBOLS = {"Simulated": "circle", "Emulated": "diamond", "Measured": "square"}
+LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
 DIGITS = 4  # of numbers in the page
 
 
@@ -39,6 +40,12 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+def spans_far(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows more of them."""
+    positive = [value for value in values if value > 0]
+    return bool(positive) and max(positive) > LOG_SPAN * min(positive)
+
+
 def axis(title: str, **more: Any) -> Figure:
     return {"title": {"text": title}, **more}
 
@@ -57,9 +64,9 @@ def line(series: Series, place: int, xs: Sequence[float], ys: Sequence[float], u
     }
 
 
-def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Estimate]) -> Figure:
-    """The 95 % interval around a line."""
-    highs, lows = [f.high for f in figures], [max(f.low, 0.0) for f in figures]
+def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Estimate], floor: float = 0.0) -> Figure:
+    """The 95 % interval around a line, down to `floor`: a logarithmic axis has no zero."""
+    highs, lows = [f.high for f in figures], [max(f.low, floor) for f in figures]
     return {
         "type": "scatter",
         "x": [rounded(x) for x in [*xs, *reversed(xs)]],

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from pilothouse.report.charts import SYMBOLS, Chart, Choice, Figure, axis, band, bars, line, rounded
+from pilothouse.report.charts import SYMBOLS, Chart, Choice, Figure, axis, band, bars, line, rounded, spans_far
 from pilothouse.report.grouping import Book
 from pilothouse.report.knee import RULE, knee
 from pilothouse.report.metrics import METRICS
 
-LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
 LATENCIES = (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"))
 TTFT_SAID = "from the scheduled send time to the first token"
 UNSAID = "goodput: requests that met every objective"
@@ -48,25 +47,23 @@ def _curves(book: Book, key: str, knees: bool) -> Figure:
     metric, data = METRICS[key], []
     shapes: list[Figure] = []
     x_title = "offered load [requests/s]" if book.by_rate else "load [x the workload's own]"
-    values: list[float] = []
-    for i, series in enumerate(book.series):
-        curve = book.curve(i, metric)
+    curves = [book.curve(i, metric) for i in range(len(book.series))]
+    means = [figure.mean for curve in curves for _, figure in curve]
+    far = metric.better == "low" and spans_far(means)
+    floor = min(mean for mean in means if mean > 0) / 2 if far else 0.0
+    for i, (series, curve) in enumerate(zip(book.series, curves, strict=True)):
         xs, figures = [x for x, _ in curve], [figure for _, figure in curve]
         if any(figure.half for figure in figures):
-            data.append(band(series, i, xs, figures))
-        means = [figure.mean for figure in figures]
-        values += means
+            data.append(band(series, i, xs, figures, floor))
         mode = {"mode": "lines+markers", "marker": {"size": 7, "symbol": SYMBOLS.get(series.label, "circle")}}
-        data.append(line(series, i, xs, means, metric.unit, **mode))
+        data.append(line(series, i, xs, [figure.mean for figure in figures], metric.unit, **mode))
         at = _knee_of(book, i) if knees else None
         if at is not None:
-            data.append(_knee_mark(book, i, xs[at], means[at], metric.unit))
+            data.append(_knee_mark(book, i, xs[at], figures[at].mean, metric.unit))
     if key == "achieved" and book.by_rate:
         end = max(book.x(rung) for rung in book.rungs)
         shapes = [{"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": {"dash": "dot", "width": 1}}]
-    positive = [value for value in values if value > 0]
-    wide = metric.better == "low" and bool(positive) and max(positive) > LOG_SPAN * min(positive)
-    y = dict[str, Any](type="log", dtick=1) if wide else dict[str, Any](rangemode="tozero")
+    y = dict[str, Any](type="log", dtick=1) if far else dict[str, Any](rangemode="tozero")
     if key == "hits":
         y = {"range": [0, 102]}
     layout = {"xaxis": axis(x_title, rangemode="tozero"), "yaxis": axis(f"{metric.title} [{metric.unit}]", **y)}

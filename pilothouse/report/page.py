@@ -86,13 +86,12 @@ def page(saved: Saved, runs: Sequence[Run]) -> str:
 
 def telling_rung(book: Book) -> int:
     """The load at which a page opens: the highest that any series still bears, else the highest."""
-    found = []
+    top, found = max(map(book.x, book.rungs)), []
     for i in range(len(book.series)):
         curve = book.curve(i, METRICS["ttft_mean"])
         at = knee([figure.mean for _, figure in curve])
-        if at is not None:
-            found.append(curve[at][0])
-    wanted = max(found, default=max(map(book.x, book.rungs)))
+        found.append(top if at is None else curve[at][0])
+    wanted = max(found)
     return max(j for j, rung in enumerate(book.rungs) if book.x(rung) == wanted)
 
 
@@ -181,7 +180,7 @@ def _table(book: Book, rung: int) -> list[dict[str, Any]]:
     """Rows of one load: each series, and below it its tenants where there are several."""
     cells = {i: book.cells[i, rung] for i in range(len(book.series)) if (i, rung) in book.cells}
     tenants = book.tenants() if len(book.tenants()) > 1 else []
-    best = {m.key: _best([cell.estimate(m).mean for cell in cells.values()], m) for m in _columns()}
+    best = {m.key: _best([cell.estimate(m) for cell in cells.values()], m) for m in _columns()}
     rows: list[dict[str, Any]] = []
     for i, cell in cells.items():
         series = book.series[i]
@@ -198,14 +197,17 @@ def _table(book: Book, rung: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _best(values: list[float], metric: Metric) -> str | None:
-    """As shown; None where nothing stands out."""
-    texts = [shown(value) for value in values]
-    if len(set(texts)) < 2 or not metric.better:
+def _best(figures: list[Estimate], metric: Metric) -> float | None:
+    """The mean that stands out: better than all others by more than the intervals; None if there is none."""
+    if len(figures) < 2 or not metric.better:
         return None
-    return shown((max if metric.better == "high" else min)(values))
+    high = metric.better == "high"
+    ranked = sorted(figures, key=lambda figure: figure.mean, reverse=high)
+    first, second = ranked[0], ranked[1]
+    apart = first.low > second.high if high else first.high < second.low
+    return first.mean if apart and shown(first.mean) != shown(second.mean) else None
 
 
-def _cell(figure: Estimate, best: str | None) -> dict[str, Any]:
-    mean = shown(figure.mean)
-    return {"mean": mean, "half": shown(figure.half) if figure.half is not None else "", "best": mean == best}
+def _cell(figure: Estimate, best: float | None) -> dict[str, Any]:
+    half = shown(figure.half) if figure.half is not None else ""
+    return {"mean": shown(figure.mean), "half": half, "best": figure.mean == best}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pilothouse.report.charts import Chart, Choice, Figure, axis, line, rounded
+from pilothouse.report.charts import Chart, Choice, Figure, axis, line, rounded, spans_far
 from pilothouse.report.files import Mark
 from pilothouse.report.grouping import Book
 from pilothouse.workload.outcomes import Moment, Sample, Spread, StageRun
@@ -85,15 +85,17 @@ def _one(
 def _timeline(
     book: Book, marks: list[Mark], rung: int, title: str, value: Callable[[Moment], float], unit: str
 ) -> Figure:
-    data, end = [], 0.0
+    data, end, seen = [], 0.0, list[float]()
     for i, series in enumerate(book.series):
         cell = book.cells.get((i, rung))
         moments = [moment for moment in cell.stages[0].timeline if moment.sent or unit == "tok/s"] if cell else []
         if moments:
             xs, ys = [m.at_s for m in moments], [value(m) for m in moments]
             data.append(line(series, i, xs, ys, unit, mode="lines" if len(xs) > 1 else "markers"))
-            end = max(end, xs[-1])
-    y = {"range": [0, 102]} if unit == "%" else {"rangemode": "tozero"}
+            end, seen = max(end, xs[-1]), seen + ys
+    y: Figure = {"range": [0, 102]} if unit == "%" else {"rangemode": "tozero"}
+    if unit in ("s", "ms") and spans_far(seen):
+        y = {"type": "log", "dtick": 1}
     layout = {"xaxis": axis("time [s]"), "yaxis": axis(title, **y), "hovermode": "x unified"}
     return {"data": data, "layout": layout | _marked(marks, end)}
 

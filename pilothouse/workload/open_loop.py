@@ -2,11 +2,10 @@
 
 from enum import StrEnum
 
-import msgspec
-
 from pilothouse.core.random_stream import stream
-from pilothouse.core.units import RequestId
+from pilothouse.core.units import RequestId, Seconds
 from pilothouse.workload.requests import Planned, Stage, Workload, block_keys, poisson_arrivals, uniform_arrivals
+from pilothouse.workload.written import Written
 
 OWN = 1 << 20  # content numbers from here on belong to single requests
 
@@ -18,11 +17,11 @@ class Arrivals(StrEnum):
     UNIFORM = "uniform"
 
 
-class OpenLoop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OpenLoop(Written, frozen=True, tag="open_loop", tag_field="kind"):
     """One stage of `rate x seconds` requests; lengths are uniform between the given limits."""
 
     rate: float  # requests per second
-    seconds: float
+    seconds: Seconds
     arrivals: Arrivals = Arrivals.POISSON
     prompt_tokens: tuple[int, int] = (512, 2048)  # own part, beside the common beginning
     output_tokens: tuple[int, int] = (64, 256)
@@ -40,14 +39,15 @@ class OpenLoop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("output_tokens must rise from at least 1")
 
 
-def generate(spec: OpenLoop, seed: int) -> Workload:
-    """The same seed gives the same bytes."""
-    count = int(spec.rate * spec.seconds)
+def generate(spec: OpenLoop, seed: int, load: float = 1.0) -> Workload:
+    """`load` multiplies the rate. The same seed gives the same bytes."""
+    rate = spec.rate * load
+    count = int(rate * spec.seconds)
     luck, size = stream(seed, "open_loop/lengths"), spec.block_size
     arrivals = (
-        uniform_arrivals(spec.rate, count)
+        uniform_arrivals(rate, count)
         if spec.arrivals is Arrivals.UNIFORM
-        else poisson_arrivals(stream(seed, "open_loop/arrivals"), spec.rate, count)
+        else poisson_arrivals(stream(seed, "open_loop/arrivals"), rate, count)
     )
     shared = [block_keys(i, spec.prefix_tokens // size) for i in range(spec.prefixes)]
     requests = []
@@ -57,4 +57,4 @@ def generate(spec: OpenLoop, seed: int) -> Workload:
         tokens += len(head) * size
         keys = head + block_keys(OWN + i, tokens // size - len(head))
         requests.append(Planned(RequestId(f"r{i}"), at_us, keys, tokens, output, output))
-    return Workload(spec.model, size, [Stage(f"{spec.rate:g} requests/s", spec.rate, spec.seconds, requests)])
+    return Workload(spec.model, size, [Stage(f"{rate:g} requests/s", rate, spec.seconds, requests)])

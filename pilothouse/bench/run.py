@@ -43,6 +43,7 @@ class Bench:
         self._workload, self._settings, self._origin, self._tell = workload, settings, origin, tell
         self._current: StageLoad | None = None
         self._pausing: asyncio.Event = asyncio.Event()
+        self.heard: Callable[[StageResult], None] = lambda result: None  # each stage as it is over, for other tools
         self.stopped = False
 
     def stop(self) -> None:
@@ -77,6 +78,7 @@ class Bench:
                 for stage in self._workload.stages:
                     self._current = StageLoad(stage, settings, server, bodies, pool, clock, self._told)
                     results.append(await self._current.run())
+                    self.heard(results[-1])
                     if self.stopped:
                         break
                     await self._pause(stage.pause_us if stage is not self._workload.stages[-1] else 0)

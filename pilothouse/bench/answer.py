@@ -20,7 +20,8 @@ _OUTPUT = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"(?!")|"token_ids"\s*:\s*\[\s*\d'
 )
 _MESSAGE = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,120})')
-_ERROR = re.compile(rb'data:\s*\{\s*"error"')
+_ERROR = re.compile(rb'^data:\s*\{\s*"error"', re.MULTILINE)
+_DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)  # a line's beginning: within a JSON string it would be escaped
 REASON_BYTES_MAX = 4096  # of a refusal's body
 EVENT_BYTES_MAX = 1 << 20
 
@@ -136,9 +137,9 @@ class Answer:
             self._output(count, now_us)
         if b'"usage"' in data:
             self.usage.read(data)
-        if b"data: [DONE]" in data or b"data:[DONE]" in data:
+        if b"[DONE]" in data and _DONE.search(data):
             self.done = True
-        elif _ERROR.search(data):
+        elif b'"error"' in data and _ERROR.search(data):
             found = _MESSAGE.search(data)
             self.cancel(f"error in the stream: {_said(found[1]) if found else 'without a message'}")
 

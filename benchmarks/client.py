@@ -4,8 +4,10 @@
 
 A light server in another process sends each stream a chunk of vLLM's shape every 40 ms, by its own clock, and keeps count of
 the gaps that it really made. The client, with everything that `pilothouse bench` does, is pinned to one core, the server to
-another. A level is held when the late sends' p99 stays below 5 ms and the client below 90 % of its core. This machine is
-shared: a level that was not held is tried again, the best try counts, and the tries are shown.
+another, both before other work of the machine where that is allowed: what is asked is the client's limit, not how busy the
+machine is. A level is held when the late sends' p99 stays below 5 ms and the client below 90 % of its core. A level that was
+not held is tried again, the best try counts, and all tries are shown, with the time that the client was ready to run and the
+system did not let it.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import uvloop
 
@@ -131,22 +134,41 @@ async def measure(url: str, streams: int, seconds: float) -> StageResult:
     return found[0]
 
 
+def first(process: int, cores: set[int], priority: int = -10) -> None:
+    """On these cores; before others, if we may."""
+    os.sched_setaffinity(process, cores)
+    try:
+        os.setpriority(os.PRIO_PROCESS, process, priority)
+    except PermissionError:
+        pass
+
+
+def waited_s() -> float:
+    """For how long this process was ready to run and did not; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def one(streams: int, seconds: float) -> dict[str, float]:
     """A fresh server for each try, on the last core; the client on the first."""
     cores = sorted(os.sched_getaffinity(0))
     child = subprocess.Popen([sys.executable, "-m", "benchmarks.client", "--serve"], stdout=subprocess.PIPE)
     try:
-        os.sched_setaffinity(child.pid, {cores[-1]})
-        os.sched_setaffinity(0, {cores[0]})
+        first(child.pid, {cores[-1]})
+        first(0, {cores[0]})
         assert child.stdout is not None
         url = f"http://127.0.0.1:{int(child.stdout.readline())}"
+        waited = waited_s()
         result = uvloop.run(measure(url, streams, seconds))
+        waited = waited_s() - waited
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/pacing", timeout=10) as answer:
             pacing = json.load(answer)
     finally:
         child.terminate()
         child.wait()
-        os.sched_setaffinity(0, cores)
+        first(0, set(cores), 0)
     gaps = result.gaps[""]
     ratio = gaps.total_us / gaps.count / pacing["mean_us"]
     failed = sum(outcome.refused for outcome in result.outcomes)
@@ -154,7 +176,7 @@ def one(streams: int, seconds: float) -> dict[str, float]:
     figures = {
         "streams": client.in_flight_max, "late_p99_ms": client.late_p99_us / 1000, "lag_p99_ms": client.lag_p99_us / 1000,
         "cpu_ratio": client.cpu_ratio, "itl_ms": gaps.total_us / gaps.count / 1000, "itl_ratio": max(ratio, 1 / ratio),
-        "gaps": gaps.count, "failed": failed, "server_itl_ms": pacing["mean_us"] / 1000,
+        "gaps": gaps.count, "failed": failed, "server_itl_ms": pacing["mean_us"] / 1000, "waited_s": waited,
     }  # fmt: skip
     figures["held"] = float(figures["late_p99_ms"] < 5 and client.cpu_ratio < 0.9 and not failed)
     return figures
@@ -179,7 +201,7 @@ def main() -> None:
             rows.append([
                 str(level), f"{f['streams']:.0f}", f"{f['late_p99_ms']:.2f}", f"{f['lag_p99_ms']:.2f}", f"{f['cpu_ratio']:.0%}",
                 f"{f['server_itl_ms']:.3f}", f"{f['itl_ms']:.3f}", f"{f['gaps']:.0f}", f"{f['failed']:.0f}",
-                "yes" if f["held"] else "no",
+                f"{f['waited_s']:.2f}", "yes" if f["held"] else "no",
             ])  # fmt: skip
             say(f"  {level} streams: {'held' if f['held'] else 'not held'}, late p99 {f['late_p99_ms']:.2f} ms")
             if f["held"]:
@@ -188,7 +210,7 @@ def main() -> None:
         if not best[level]["held"]:
             break
     table("the client on one core", ["level", "in flight", "late p99 ms", "lag p99 ms", "CPU", "server's gap ms",
-          "measured ITL ms", "gaps", "failed", "held"], rows)  # fmt: skip
+          "measured ITL ms", "gaps", "failed", "waited s", "held"], rows)  # fmt: skip
     figures = {
         "streams": max((f["streams"] for f in best.values() if f["held"]), default=0),
         "late_send_p99_ms": best[WANTED]["late_p99_ms"],

@@ -134,13 +134,19 @@ async def measure(url: str, streams: int, seconds: float) -> StageResult:
     return found[0]
 
 
-def first(process: int, cores: set[int], priority: int = -10) -> None:
+def first(process: int, cores: set[int]) -> None:
     """On these cores; before others, if we may."""
     os.sched_setaffinity(process, cores)
     try:
-        os.setpriority(os.PRIO_PROCESS, process, priority)
+        os.sched_setscheduler(process, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
         pass
+
+
+def as_before(cores: list[int]) -> None:
+    """Like everybody else again."""
+    os.sched_setaffinity(0, cores)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def waited_s() -> float:
@@ -168,7 +174,7 @@ def one(streams: int, seconds: float) -> dict[str, float]:
     finally:
         child.terminate()
         child.wait()
-        first(0, set(cores), 0)
+        as_before(cores)
     gaps = result.gaps[""]
     ratio = gaps.total_us / gaps.count / pacing["mean_us"]
     failed = sum(outcome.refused for outcome in result.outcomes)

@@ -26,13 +26,14 @@ ANSWER_TOKENS = 2
 LISTING_TIMEOUT_S = 10.0
 SPECIAL_BELOW = 1000  # ids below are bytes, digits and special tokens in common vocabularies
 WORDS_MAX = 4000
+EMULATED = "emulated"  # begins `owned_by` of what an emulator lists
 
 
 async def inspect(settings: Settings, wanted_model: str, pool: Pool, clock: Clock) -> Server:
     """Raises UpstreamError when nobody answers, ConfigError when the model is not served."""
     listed = await _list(settings)
     name, root = _choose(listed, settings.model, wanted_model)
-    server = Server(model=name)
+    server = Server(model=name, emulated=any(model.owned_by.startswith(EMULATED) for model in listed))
     if settings.prompts is Prompts.TOKENS:
         server = _with_ids(server, settings, root)
     else:

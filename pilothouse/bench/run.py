@@ -99,6 +99,7 @@ class Bench:
 
     def _run(self, server: Server, results: Sequence[StageResult]) -> Run:
         settings, origin = self._settings, self._origin
+        label = "Emulated" if server.emulated else settings.label
         notes = [f"model {server.model}, {settings.api}, prompts as {settings.prompts}", *server.notes]
         if settings.prompts is Prompts.TOKENS and not server.token_ids and _has_turns(self._workload):
             notes.append(
@@ -112,13 +113,13 @@ class Bench:
             notes.append(f"PARTIAL: stopped early; {unsent} planned requests were never sent")
         stages = [
             stage_run(
-                result.stage.name, result.outcomes, result.start_us, result.stage.rate, settings.label,
+                result.stage.name, result.outcomes, result.start_us, result.stage.rate, label,
                 settings.objectives, result.gaps, notes=_notes(result),
             )
             for result in results
             if result.stage.reported
         ]  # fmt: skip
-        return Run(settings.url, settings.label, origin.scenario, origin.load, origin.seed, stages, notes)
+        return Run(settings.url, label, origin.scenario, origin.load, origin.seed, stages, notes)
 
 
 def shorten(workload: Workload, requests_max: int) -> Workload:

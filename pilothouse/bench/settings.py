@@ -56,4 +56,5 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     id_first: int = 1000
     id_last: int = 30_000
     vocabulary: tuple[str, ...] = ()  # words to draw from; empty = the common ones
+    emulated: bool = False  # it says of itself that it is no engine
     notes: list[str] = []

@@ -34,7 +34,14 @@ class ClientFigures(msgspec.Struct, frozen=True):
             f"loop lag p99 {self.lag_p99_us / 1000:.1f} ms, {self.cpu_ratio:.0%} of its core, "
             f"at most {self.in_flight_max} requests in flight"
         )
-        return f"THE CLIENT ITSELF WAS THE BOTTLENECK; {said}" if self.is_bottleneck else said
+        if not self.is_bottleneck:
+            return said
+        why = (
+            "its core is full"
+            if self.cpu_ratio > CPU_RATIO_MAX
+            else "it ran late, perhaps for other work on its machine"
+        )
+        return f"THE CLIENT ITSELF WAS THE BOTTLENECK, {why}; {said}"
 
 
 class Watch:

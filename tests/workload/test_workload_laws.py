@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.units import Micros, Seconds
 from pilothouse.perf.step_time import StepTime
+from pilothouse.policies.rivals import RIVALS
 from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.world import Fleet, Pool, world
 from pilothouse.workload.agentic import Agentic
 from pilothouse.workload.chat import Chat
 from pilothouse.workload.lengths import Length, Lognormal
@@ -175,3 +178,18 @@ def test_warm_up_counts_for_the_cache_alone() -> None:
     )
     profile = describe(Recipe(spec).make(1))
     assert profile.requests == 4 and profile.shared_ratio > 0.99
+
+
+def test_one_user_in_the_simulator_waits_thinks_and_finds_all_that_was_said() -> None:
+    """Through dispatcher, engine and clients: nothing overlaps, so the hits are those of an unlimited cache."""
+    workload = Recipe(Chat([Phase(users=1, count=5)], turns=(2, 5), think=Micros(3 * SECOND))).make(2)
+    fleet = Fleet([Pool("p", 1, EngineSpec(TIME, 100_000))])
+    driver = world(fleet, Dispatcher(DispatcherSettings(strict=True), RIVALS["least_prefill"]), workload)
+    outcomes = {outcome.request: outcome for outcome in driver.run()[0].outcomes}
+    assert len(outcomes) == len(workload.stages[0].requests) > 10
+    for planned in workload.stages[0].requests:
+        if planned.after is not None:
+            assert outcomes[planned.request].sent_us == outcomes[planned.after].end_us + 3 * SECOND
+    profile = describe(workload)
+    cached = sum(outcome.cached_tokens for outcome in outcomes.values())
+    assert cached == pytest.approx(profile.shared_ratio * profile.prompt.mean * profile.requests)

@@ -5,6 +5,7 @@ import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -13,10 +14,11 @@ from pilothouse.bench.load import StageLoad, StageResult
 from pilothouse.bench.probe import inspect
 from pilothouse.bench.prompts import WORDS, Drawer, Fragments, IdDrawer, WordDrawer
 from pilothouse.bench.settings import Prompts, Server, Settings
+from pilothouse.core.errors import PilothouseError
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.live.clock import Clock
 from pilothouse.live.timers import Timers
-from pilothouse.live.upstream import Upstream, UpstreamLimits
+from pilothouse.live.upstream import Pool, Upstream, UpstreamLimits
 from pilothouse.workload.outcomes import Run
 from pilothouse.workload.requests import Planned, Stage, Workload
 from pilothouse.workload.stage_run import stage_run
@@ -42,7 +44,8 @@ class Bench:
     ) -> None:
         self._workload, self._settings, self._origin, self._tell = workload, settings, origin, tell
         self._current: StageLoad | None = None
-        self._pausing: asyncio.Event = asyncio.Event()
+        self._pausing = asyncio.Event()
+        self._probing: asyncio.Task[Any] | None = None
         self.heard: Callable[[StageResult], None] = lambda result: None  # each stage as it is over, for other tools
         self.stopped = False
 
@@ -52,6 +55,8 @@ class Bench:
         self._pausing.set()
         if self._current is not None:
             self._current.stop()
+        elif self._probing is not None:
+            self._probing.cancel()
 
     async def run(self) -> Run:
         """From the first probe to the last answer. Raises UpstreamError or ConfigError before anything is sent."""
@@ -69,7 +74,7 @@ class Bench:
         pool = upstream.pool(settings.url)
         timers.start()
         try:
-            server = await inspect(settings, self._workload.model, pool, clock)
+            server = await self._inspect(pool, clock)
             fragments = Fragments(_drawer(settings, server, self._origin.seed), self._workload.block_size,
                                   settings.memo_bytes_max)  # fmt: skip
             bodies = Bodies(settings, server, fragments, pool.authority)
@@ -86,6 +91,17 @@ class Bench:
         finally:
             upstream.close()
             timers.stop()
+
+    async def _inspect(self, pool: Pool, clock: Clock) -> Server:
+        self._probing = asyncio.current_task()
+        try:
+            return await inspect(self._settings, self._workload.model, pool, clock)
+        except asyncio.CancelledError:
+            if self.stopped:
+                raise PilothouseError("stopped before the load began") from None
+            raise
+        finally:
+            self._probing = None
 
     def _told(self, load: StageLoad) -> None:
         self._tell(load, len(self._workload.stages))

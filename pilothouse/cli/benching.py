@@ -69,6 +69,8 @@ def bench(wanted: Wanted) -> None:
     _show(run, wanted)
     if runner.stopped:
         raise typer.Exit(STOPPED)
+    if run.stages and all(stage.summary.requests == stage.summary.refused for stage in run.stages):
+        raise PilothouseError(f"{wanted.url}: not one request was served; why is above")
 
 
 def _settings(wanted: Wanted, problems: list[Problem]) -> Settings | None:

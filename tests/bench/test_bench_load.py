@@ -10,7 +10,7 @@ from bench_server import HEAD, PROBES, Asked, Server, end, event, plain, token, 
 from pilothouse.bench.load import NOT_SENT, STOPPED, StageResult
 from pilothouse.bench.run import Bench, Origin, shorten
 from pilothouse.bench.settings import Api, Prompts, Settings
-from pilothouse.core.errors import ConfigError, UpstreamError
+from pilothouse.core.errors import ConfigError, PilothouseError, UpstreamError
 from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Planned, Stage, Workload, block_keys
@@ -254,6 +254,22 @@ def test_stopping_gives_a_partial_run_that_says_so() -> None:
     ran = bench(stage(*planned), stage(request("d", 0)), script=script, beside=stop)
     assert ran["b"].error == STOPPED and set(ran.outcomes) == {"a", "b"}
     assert any(note.startswith("PARTIAL") and "2 planned" in note for note in ran.run.notes)
+
+
+def test_a_server_that_hangs_can_be_given_up_before_the_load() -> None:
+    asked = asyncio.Event()
+
+    async def script(one: Asked) -> AsyncIterator[bytes]:
+        asked.set()
+        await asyncio.sleep(30)
+        yield b""
+
+    async def stop(running: Bench, server: Server) -> None:
+        await asked.wait()
+        running.stop()
+
+    with pytest.raises(PilothouseError, match="before the load began"):
+        bench(stage(request("a", 0)), script=script, beside=stop)
 
 
 def test_a_server_that_takes_less_is_asked_for_less() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, running, showing
+from pilothouse.cli import benching, running, showing, simulating
 from pilothouse.cli.problems import exits_with_problems
 
 app = typer.Typer(
@@ -100,6 +100,31 @@ def replay(
 ) -> None:
     """Run a journal's events through a fresh dispatcher."""
     showing.replay(journal, verify)
+
+
+@app.command()
+@exits_with_problems
+def sim(
+    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML)")],
+    seed: Annotated[str, typer.Option(help="seeds, e.g. 1,2,3; default: the scenario's")] = "",
+    policy: Annotated[str, typer.Option(help="policies to compare, e.g. cache_and_load,kube_service")] = "",
+    load: Annotated[str, typer.Option(help="factors on the workload's own rate, e.g. 0.5,1,2")] = "",
+    out: Annotated[Path | None, typer.Option(help="the report; default: the scenario's name with .html")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="the runs, for `pilothouse report`")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes at once; default: one per core")] = None,
+) -> None:
+    """Simulate a fleet in virtual time: policies x loads x seeds, a table, and a report to look at."""
+    simulating.sim(scenario, simulating.Asked(seed, policy, load, out, as_json, jobs))
+
+
+@app.command()
+@exits_with_problems
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="files of `sim --json` and `bench --json`")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
+) -> None:
+    """Put runs on one page, simulated and measured ones side by side."""
+    simulating.report(runs, out)
 
 
 @app.command()

@@ -19,7 +19,7 @@ Requests that were refused, broke, timed out or were not sent count as `refused`
 Tokens are the server's own (`usage`) where it says; inference-perf tokenises the text anew and gets a few percent fewer
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
@@ -88,6 +88,11 @@ REASONS_MAX = 20  # told apart in one summary
 BUCKET = log(1.02)  # width of a histogram's buckets: two percent
 
 
+def bucket_of(us: float) -> int:
+    """The histogram's bucket of a duration. Everything below a microsecond is in the first."""
+    return int(log(us) / BUCKET) if us > 1 else 0
+
+
 @dataclass(slots=True)
 class Histogram:
     """Durations by two-percent buckets: bounded, mergeable, exact in mean and count, percentiles within one percent."""
@@ -97,10 +102,13 @@ class Histogram:
     total_us: float = 0.0
 
     def add(self, us: float, times: int = 1) -> None:
-        bucket = int(log(us) / BUCKET) if us > 1 else 0
+        self.put(bucket_of(us), times, us * times)
+
+    def put(self, bucket: int, times: int, total_us: float) -> None:
+        """So many durations of one bucket, which add up to `total_us`."""
         self.counts[bucket] = self.counts.get(bucket, 0) + times
         self.count += times
-        self.total_us += us * times
+        self.total_us += total_us
 
     def merge(self, other: "Histogram") -> None:
         for bucket, times in other.counts.items():
@@ -212,12 +220,13 @@ def summarise(
     label: str,
     objectives: Objectives,
     gaps: Histogram | None = None,
+    tenants: Mapping[str, Objectives] | None = None,
 ) -> Summary:
-    """Figures of one stage that began at `start_us`."""
+    """Figures of one stage that began at `start_us`. `tenants`: those who have objectives of their own."""
     served = [outcome for outcome in outcomes if not outcome.refused]
     end_us = max((outcome.end_us for outcome in served), default=start_us + 1)
     seconds = (end_us - start_us) / SECOND
-    prompts = sum(outcome.prompt_tokens for outcome in served)
+    prompts, own = sum(outcome.prompt_tokens for outcome in served), tenants or {}
     steady_seconds, steady_rate = steady(served)
     return Summary(
         label=label,
@@ -227,7 +236,7 @@ def summarise(
         offered_rate=offered_rate,
         achieved_rate=len(served) / seconds,
         output_per_second=sum(outcome.counted_tokens for outcome in served) / seconds,
-        goodput=sum(objectives.met(outcome) for outcome in served) / seconds,
+        goodput=sum(own.get(outcome.tenant, objectives).met(outcome) for outcome in served) / seconds,
         hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
         ttft=spread([outcome.ttft_us for outcome in served]),
         tpot=spread([outcome.tpot_us for outcome in served if outcome.output_tokens > 1]),

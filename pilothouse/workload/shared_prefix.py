@@ -11,7 +11,9 @@ import msgspec
 
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId, Seconds
-from pilothouse.workload.requests import Planned, Stage, Workload, block_keys, poisson_arrivals
+from pilothouse.workload.arrivals import how_many
+from pilothouse.workload.requests import Planned, Stage, Workload, poisson_arrivals
+from pilothouse.workload.texts import keys, text
 from pilothouse.workload.written import Written
 
 
@@ -59,24 +61,24 @@ class SharedPrefix(Written, frozen=True, tag="shared_prefix", tag_field="kind"):
 
 def generate(spec: SharedPrefix, seed: int, load: float = 1.0) -> Workload:
     """Every request of every stage; `load` multiplies the rates. The same seed gives the same bytes."""
-    prompts = [prompt for group in range(spec.groups) for prompt in _group(spec, group)]
+    prompts = [prompt for group in range(spec.groups) for prompt in _group(spec, group, seed)]
     stream(seed, "shared_prefix/shuffle").shuffle(prompts)
     stages = []
     for number, stage in enumerate(spec.loads):
         luck, rate = stream(seed, f"shared_prefix/arrivals/{number}"), stage.rate * load
-        arrivals = poisson_arrivals(luck, rate, int(rate * stage.seconds))
+        arrivals = poisson_arrivals(luck, rate, how_many(rate, stage.seconds))
         requests = [_planned(spec, number, i, at, prompts[i % len(prompts)]) for i, at in enumerate(arrivals)]
         name = f"{rate:g} requests/s" if stage.reported else "warm-up"
         stages.append(Stage(name, rate, stage.seconds, requests, spec.pause_us, stage.reported))
     return Workload(spec.model, spec.block_size, stages)
 
 
-def _group(spec: SharedPrefix, group: int) -> list[list[BlockKey]]:
+def _group(spec: SharedPrefix, group: int, seed: int) -> list[list[BlockKey]]:
     """The prompts of one group. The block in which the shared part ends differs between them, unless it ends with it."""
     size, total = spec.block_size, (spec.shared_tokens + spec.own_tokens) // spec.block_size
-    shared = block_keys(group, spec.shared_tokens // size)
+    shared = keys(text(f"{seed}/group/{group}"), 0, spec.shared_tokens // size)
     own = range(group * spec.prompts_per_group, (group + 1) * spec.prompts_per_group)
-    return [shared + block_keys(spec.groups + i, total - len(shared)) for i in own]
+    return [shared + keys(text(f"{seed}/prompt/{i}"), len(shared), total) for i in own]
 
 
 def _planned(spec: SharedPrefix, stage: int, i: int, at_us: Micros, prompt: list[BlockKey]) -> Planned:

@@ -139,7 +139,7 @@ class Answer:
             self.usage.read(data)
         if b"[DONE]" in data and _DONE.search(data):
             self.done = True
-        elif b'"error"' in data and _ERROR.search(data):
+        if b'"error"' in data and _ERROR.search(data):
             found = _MESSAGE.search(data)
             self.cancel(f"error in the stream: {_said(found[1]) if found else 'without a message'}")
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.bench.bodies import Bodies, goes_on
+from pilothouse.bench.figures import stage_run
 from pilothouse.bench.load import StageLoad, StageResult
 from pilothouse.bench.probe import inspect
 from pilothouse.bench.prompts import WORDS, Drawer, Fragments, IdDrawer, WordDrawer
@@ -21,10 +22,7 @@ from pilothouse.live.timers import Timers
 from pilothouse.live.upstream import Pool, Upstream, UpstreamLimits
 from pilothouse.workload.outcomes import Run
 from pilothouse.workload.requests import Planned, Stage, Workload
-from pilothouse.workload.stage_run import stage_run
 
-MERGED_SHARE = 0.02  # of tokens that came together with others, from which on it is said
-LENGTH_SHARE = 0.02  # by which prompts may miss their planned length before it is said
 CONNECT_TIMEOUT_US = Micros(30 * SECOND)
 
 
@@ -127,14 +125,7 @@ class Bench:
             unsent = sum(len(stage.requests) for stage in self._workload.stages)
             unsent -= sum(len(result.outcomes) for result in results)
             notes.append(f"PARTIAL: stopped early; {unsent} planned requests were never sent")
-        stages = [
-            stage_run(
-                result.stage.name, result.outcomes, result.start_us, result.stage.rate, label,
-                settings.objectives, result.gaps, notes=_notes(result),
-            )
-            for result in results
-            if result.stage.reported
-        ]  # fmt: skip
+        stages = [stage_run(result, label, settings.objectives) for result in results if result.stage.reported]
         return Run(settings.url, label, origin.scenario, origin.load, origin.seed, stages, notes)
 
 
@@ -173,29 +164,6 @@ def _has_turns(workload: Workload) -> bool:
             if planned.after is not None and planned.after in known and goes_on(known[planned.after], planned):
                 return True
     return False
-
-
-def _notes(result: StageResult) -> list[str]:
-    notes = [result.client.note()]
-    served = [outcome for outcome in result.outcomes if not outcome.refused]
-    if result.unsent:
-        notes.append(f"{result.unsent} planned requests were never sent")
-    if result.counted_chunks:
-        notes.append(f"tokens of {result.counted_chunks} answers are counted by chunks: the server did not count them")
-    if result.unlike_tokens:
-        notes.append(f"{result.unlike_tokens} answers are shorter or longer than planned")
-    tokens = sum(outcome.output_tokens for outcome in served)
-    if result.merged_tokens > MERGED_SHARE * tokens:
-        share = result.merged_tokens / tokens
-        notes.append(f"{share:.0%} of the tokens came with others in one chunk, or without text: ITL is between chunks")
-    planned = {request.request: request.prompt_tokens for request in result.stage.requests}
-    wanted = sum(planned[outcome.request] for outcome in served)
-    sent = sum(outcome.prompt_tokens for outcome in served)
-    if abs(sent - wanted) > LENGTH_SHARE * wanted:
-        notes.append(f"prompts are {sent / wanted - 1:+.1%} off their planned length, as the server counts")
-    if served and not result.cache_told:
-        notes.append("hit rate unknown: the server does not say how many prompt tokens were cached")
-    return notes
 
 
 @contextmanager

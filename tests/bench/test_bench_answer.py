@@ -99,6 +99,7 @@ def test_a_text_that_looks_like_an_event_is_a_text() -> None:
         ([delta("a")], 200, b"text/event-stream", "the stream ended without [DONE]"),
         ([delta("a"), b'data: {"error": {"message": "out of \\"memory\\"", "code": 500}}\n\n'], 200, b"text/event-stream",
          'error in the stream: out of "memory"'),
+        ([b'data: {"error": {"message": "no"}}\n\ndata: [DONE]\n\n'], 200, b"text/event-stream", "error in the stream: no"),
         ([b"{}"], 200, b"application/json", "the answer is not a stream of events"),
         ([b'{"error":{"message":"too ', b'long"}}'], 400, b"application/json", "HTTP 400: too long"),
         ([b"<html>"], 503, b"text/html", "HTTP 503"),

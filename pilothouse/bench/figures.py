@@ -37,6 +37,8 @@ def notes(result: StageResult) -> list[str]:
     if result.merged_tokens > MERGED_SHARE * tokens:
         share = result.merged_tokens / tokens
         found.append(f"{share:.0%} of the tokens came with others in one chunk, or without text: ITL is between chunks")
+    if result.written_anew:
+        found.append(f"{result.written_anew} turns were written anew: what they go on from was not there")
     planned = {request.request: request.prompt_tokens for request in result.stage.requests}
     wanted = sum(planned[outcome.request] for outcome in served)
     sent = sum(outcome.prompt_tokens for outcome in served)

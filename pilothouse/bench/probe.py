@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from pilothouse.bench.answer import Answer
-from pilothouse.bench.bodies import Bodies, Request, Said, read_answer
+from pilothouse.bench.bodies import Bodies, Request, read_answer
 from pilothouse.bench.prompts import WORDS, WordDrawer, text_json
 from pilothouse.bench.settings import PATHS, Api, Prompts, Server, Settings
 from pilothouse.core.errors import ConfigError, Problem, UpstreamError
@@ -167,7 +167,7 @@ class _Probe:
     async def _ask(self, server: Server, content: bytes) -> Answer:
         planned = Planned(RequestId("probe"), Micros(0), [], 0, ANSWER_TOKENS, ANSWER_TOKENS)
         bodies = Bodies(self._settings, server, None, self._pool.authority)
-        request: Request = bodies.made(planned, Said(content, 0), keeps=True)
+        request: Request = bodies.made(planned, content, keeps=True)
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         now_us = self._clock.now_us
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pilothouse.bench.bodies import Bodies, goes_on
+from pilothouse.bench.bodies import Bodies
 from pilothouse.bench.figures import stage_run
 from pilothouse.bench.load import StageLoad, StageResult
 from pilothouse.bench.probe import inspect
@@ -21,7 +21,7 @@ from pilothouse.live.clock import Clock
 from pilothouse.live.timers import Timers
 from pilothouse.live.upstream import Pool, Upstream, UpstreamLimits
 from pilothouse.workload.outcomes import Run
-from pilothouse.workload.requests import Planned, Stage, Workload
+from pilothouse.workload.requests import Stage, Workload
 
 CONNECT_TIMEOUT_US = Micros(30 * SECOND)
 
@@ -116,9 +116,7 @@ class Bench:
         label = "Emulated" if server.emulated else settings.label
         notes = [f"model {server.model}, {settings.api}, prompts as {settings.prompts}", *server.notes]
         if settings.prompts is Prompts.TOKENS and not server.token_ids and _has_turns(self._workload):
-            notes.append(
-                "the server does not give the token ids of its answers: later turns repeat planned ones instead"
-            )
+            notes.append("the server does not give the token ids of its answers: later turns go on without them")
         if any(result.client.is_bottleneck for result in results):
             notes.append("the client itself was the bottleneck in at least one stage: see the stages' notes")
         if self.stopped:
@@ -158,12 +156,7 @@ def _drawer(settings: Settings, server: Server, seed: int) -> Drawer:
 
 
 def _has_turns(workload: Workload) -> bool:
-    for stage in workload.stages:
-        known: dict[str, Planned] = {planned.request: planned for planned in stage.requests}
-        for planned in stage.requests:
-            if planned.after is not None and planned.after in known and goes_on(known[planned.after], planned):
-                return True
-    return False
+    return any(planned.after is not None for stage in workload.stages for planned in stage.requests)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     answer_bytes_max: int = 64 << 20
     ahead_max: int = 256  # requests made ready before their time
     ahead_bytes_max: int = 128 << 20
+    told_bytes_max: int = 1 << 30  # of conversations, until their next turn
     memo_bytes_max: int = 256 << 20  # of blocks' texts
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.bench.answer import Answer
-from pilothouse.bench.bodies import Request, Said
+from pilothouse.bench.bodies import Request
 from pilothouse.core.events import FailureKind
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.live.answer_head import AnswerHead
@@ -25,7 +25,7 @@ class Heard:
     def __init__(self, keeps: bool = False, bytes_max: int = 1 << 20) -> None:
         self.ends = 0
         self.gaps = Histogram()
-        request = Request(PLANNED, b"", b"", Said(b"", 0), keeps)
+        request = Request(PLANNED, b"", b"", b"", keeps)
         self.answer = Answer(request, 100, self.gaps, self.ended, lambda: Micros(99_999), bytes_max)
 
     def ended(self, answer: Answer) -> None:

@@ -23,7 +23,7 @@ _MESSAGE = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,120})')
 _ERROR = re.compile(rb'^data:\s*\{\s*"error"', re.MULTILINE)
 _DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)  # a line's beginning: within a JSON string it would be escaped
 REASON_BYTES_MAX = 4096  # of a refusal's body
-EVENT_BYTES_MAX = 1 << 20
+EVENT_BYTES_MAX = 16 << 20  # the first one may hold the ids of the whole prompt
 
 
 class Answer:

@@ -62,7 +62,7 @@ class Bench:
         timers = Timers(clock)
         wait_us = settings.timeout_us
         limits = UpstreamLimits(
-            connections_max=settings.concurrency_max,
+            connections_max=2 * settings.concurrency_max + 16,  # some are closing while others open
             connect_timeout_us=min(wait_us, CONNECT_TIMEOUT_US),
             first_byte_timeout_us=wait_us,
             idle_timeout_us=wait_us,

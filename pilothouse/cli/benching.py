@@ -1,6 +1,7 @@
 """bench: a workload file sent to a server; progress while it runs, a table at the end, files for later."""
 
 import os
+import resource
 import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ console = Console(stderr=True)
 if not console.is_terminal:
     console.width = 160
 LINE_EVERY = 10  # of the progress lines that come once a second, where each stays on the screen
+FILES_ASIDE = 256  # open files that are not streams
 LABELS = ("Measured", "Emulated")
 OBJECTIVES = ("ttft", "tpot", "e2e")
 SOURCE_MAX = 40_000  # characters of a workload file that a report quotes
@@ -68,6 +70,7 @@ def bench(wanted: Wanted) -> None:
         raise ConfigError(problems)
     if wanted.page is not None:
         check_extra()
+    _allow_connections(wanted.concurrency_max)
     requests = sum(len(stage.requests) for stage in workload.stages)
     console.print(f"{wanted.url}: {requests} requests in {len(workload.stages)} stages", highlight=False)
     runner = Bench(workload, settings, Origin(wanted.workload.stem, wanted.load, wanted.seed), _Progress().tell)
@@ -77,6 +80,17 @@ def bench(wanted: Wanted) -> None:
         raise typer.Exit(STOPPED)
     if run.stages and all(stage.summary.requests == stage.summary.refused for stage in run.stages):
         raise PilothouseError(f"{wanted.url}: not one request was served; why is above")
+
+
+def _allow_connections(count: int) -> None:
+    """Every stream is an open file; shells often allow a thousand and would let us have more."""
+    wanted = 2 * count + FILES_ASIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < count:
+            console.print(f"this system allows {allowed} open files: no more streams than that", style="yellow")
 
 
 def _settings(wanted: Wanted, problems: list[Problem]) -> Settings | None:

@@ -117,19 +117,17 @@ def test_a_stalled_client_counts_from_the_schedule_and_says_that_it_was_late() -
 
 
 def test_gaps_and_times_are_those_of_the_server() -> None:
-    gate: list[int] = []
-
     async def script(asked: Asked) -> AsyncIterator[bytes]:
         yield HEAD
-        for i in range(asked.body["max_tokens"]):
+        for _ in range(asked.body["max_tokens"]):
             await asyncio.sleep(0 if asked.is_probe else 0.02)  # the server's pace
-            gate.append(i)
             yield token(asked)
         yield end(asked, asked.body["max_tokens"], cached=32)
 
     ran = bench(stage(request("r0", 0, output=5)), script=script, objectives=Objectives(ttft_us=Micros(10 * SECOND)))
     outcome, gaps = ran["r0"], ran.results[0].gaps[""]
-    assert gaps.count == 4 and gaps.total_us == outcome.end_us - outcome.first_us >= 4 * 19 * MS
+    assert gaps.count == 4 and gaps.total_us == outcome.end_us - outcome.first_us
+    assert outcome.ttft_us >= 19 * MS and outcome.e2e_us >= 5 * 19 * MS
     assert outcome.tpot_us == gaps.total_us / 4 and outcome.output_tokens == outcome.counted_tokens == 5
     summary = ran.run.stages[0].summary
     assert summary.hit_ratio == 32 / 48 and summary.goodput == pytest.approx(1 / summary.seconds)
@@ -156,7 +154,7 @@ def test_every_request_is_counted_and_every_failure_has_its_reason() -> None:
                     yield part
 
     planned = [request(f"r{i}", i, output=i) for i in range(3, 10)]
-    ran = bench(stage(*planned), script=script, timeout_us=Micros(300 * MS))
+    ran = bench(stage(*planned), script=script, timeout_us=Micros(1500 * MS))
     errors = {name: outcome.error for name, outcome in ran.outcomes.items()}
     assert errors == {
         "r3": "", "r4": "HTTP 429: too many", "r5": "error in the stream: broke down",

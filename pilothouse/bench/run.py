@@ -118,7 +118,7 @@ class Bench:
         if settings.prompts is Prompts.TOKENS and not server.token_ids and _has_turns(self._workload):
             notes.append("the server does not give the token ids of its answers: later turns go on without them")
         if any(result.client.is_bottleneck for result in results):
-            notes.append("the client itself was the bottleneck in at least one stage: see the stages' notes")
+            notes.append("the client itself was the bottleneck, or late, in at least one stage: see the stages' notes")
         if self.stopped:
             unsent = sum(len(stage.requests) for stage in self._workload.stages)
             unsent -= sum(len(result.outcomes) for result in results)

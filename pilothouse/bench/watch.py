@@ -27,6 +27,7 @@ class ClientFigures(msgspec.Struct, frozen=True):
 
     @property
     def is_bottleneck(self) -> bool:
+        """Whether its own delays are too large to be left out of account."""
         return self.late_p99_us > LATE_US_MAX or self.lag_p99_us > LATE_US_MAX or self.is_full
 
     @property
@@ -42,12 +43,11 @@ class ClientFigures(msgspec.Struct, frozen=True):
         )
         if not self.is_bottleneck:
             return said
-        why = (
-            "its core is full"
-            if self.cpu_ratio > CPU_RATIO_MAX
-            else "it ran late, perhaps for other work on its machine"
+        if self.is_full:
+            return f"THE CLIENT ITSELF WAS THE BOTTLENECK, its core is full; {said}"
+        return (
+            f"THE CLIENT ITSELF RAN LATE, perhaps for other work on its machine, and its delay is in the times; {said}"
         )
-        return f"THE CLIENT ITSELF WAS THE BOTTLENECK, {why}; {said}"
 
 
 class Watch:

@@ -113,7 +113,7 @@ def test_a_stalled_client_counts_from_the_schedule_and_says_that_it_was_late() -
     assert ran["r1"].sent_us == ran.results[0].start_us + 20 * MS and ran["r1"].ttft_us >= 50 * MS
     client = ran.results[0].client
     assert client.late_p99_us >= 40 * MS and client.is_bottleneck
-    assert any("bottleneck" in note for note in ran.run.notes) and "BOTTLENECK" in ran.run.stages[0].notes[0]
+    assert any("bottleneck" in note for note in ran.run.notes) and "THE CLIENT ITSELF" in ran.run.stages[0].notes[0]
 
 
 def test_gaps_and_times_are_those_of_the_server() -> None:

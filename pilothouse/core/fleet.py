@@ -5,12 +5,13 @@ uncached prompt tokens as prefill until the first token, itself and its whole pr
 token cannot be seen (not streamed) gives its prefill back when the endpoint's learned prefill speed says it is done.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from pilothouse.core.events import EndpointSeen, LoadReported
+from pilothouse.core.events import Arrived, EndpointSeen, LoadReported
 from pilothouse.core.request import Request
-from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
+from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
 
 RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
@@ -27,6 +28,7 @@ class Endpoint:
     in_flight: int = 0  # our requests on it
     decoding: int = 0  # those of them whose first token was seen, or should be there by estimate
     context_tokens: int = 0  # prompt tokens of our requests on it, cached or not
+    distinct_tokens: int = 0  # the same with beginnings that several of them share counted once, as far as is known
     cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
     report: LoadReported | None = None
@@ -51,6 +53,7 @@ class Fleet:
     stale_us: Micros = Micros(10 * SECOND)  # a report older than this says nothing
     endpoints: dict[EndpointId, Endpoint] = field(default_factory=dict)
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
+    _shared: dict[tuple[EndpointId, BlockKey], int] = field(default_factory=dict)  # a held beginning -> requests on it
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
 
     def see(self, seen: EndpointSeen) -> Endpoint:
@@ -108,6 +111,7 @@ class Fleet:
         request.uncached_tokens, request.prefilling = uncached_tokens, True
         endpoint.prefill_tokens += uncached_tokens
         endpoint.context_tokens += request.arrived.prompt_tokens
+        endpoint.distinct_tokens += uncached_tokens + self._share(request, endpoint.id)
         endpoint.in_flight += 1
         request.ahead_tokens = endpoint.prefill_tokens
         if not request.arrived.stream and endpoint.prefill_rate > 0:
@@ -137,6 +141,7 @@ class Fleet:
         endpoint.in_flight -= 1
         endpoint.decoding -= 1
         endpoint.context_tokens -= request.arrived.prompt_tokens
+        endpoint.distinct_tokens -= request.uncached_tokens + self._unshare(request, endpoint.id)
         request.endpoint = None
         if endpoint.gone:
             self._forget_if_idle(endpoint)
@@ -150,9 +155,41 @@ class Fleet:
             ready.append((request, attempt))
         return ready
 
+    def restore(self, requests: Iterable[Request]) -> None:
+        """Which beginnings are shared follows from what is in flight."""
+        for request in requests:
+            if request.endpoint is not None:
+                self._share(request, request.endpoint)
+
+    def _share(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request is the first one on it; one key stands for all before it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] = self._shared.get(place, 0) + 1
+        return cached if count == 1 else 0
+
+    def _unshare(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request was the last one on it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] - 1
+        if count:
+            self._shared[place] = count
+            return 0
+        del self._shared[place]
+        return cached
+
     def _endpoint_of(self, request: Request) -> Endpoint | None:
         return self.endpoints.get(request.endpoint) if request.endpoint is not None else None
 
     def _forget_if_idle(self, endpoint: Endpoint) -> None:
         if endpoint.gone and endpoint.in_flight == 0:
             self.endpoints.pop(endpoint.id, None)
+
+
+def _beginning(arrived: Arrived, cached_tokens: int) -> BlockKey:
+    return arrived.blocks[cached_tokens // arrived.block_size - 1]

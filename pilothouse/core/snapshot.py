@@ -57,6 +57,7 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
+    dispatcher.fleet.restore(state.requests)
     dispatcher.waiting.line.update((request_id, dispatcher.requests[request_id]) for request_id in state.waiting)
     dispatcher.sessions.last.update(state.sessions)
     dispatcher.retries = state.retries

@@ -122,6 +122,15 @@ class Engine:
             self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
             self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
 
+    @property
+    def clock(self) -> StepClock:
+        """What its steps take at present."""
+        return self._clock
+
+    def progress(self, now_us: Micros) -> int:
+        """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
+        return 0 if self._jump is None else self._under_way(now_us * PS_PER_US + 1) - 1
+
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
         used = self.spec.kv_blocks - self.store.available

@@ -129,7 +129,7 @@ class Engine:
 
     def progress(self, now_us: Micros) -> int:
         """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
-        return 0 if self._jump is None else self._under_way(now_us * PS_PER_US + 1) - 1
+        return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""

@@ -19,12 +19,13 @@ milliseconds for each engine and request, where the closed form takes tens of mi
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from pilothouse.core.events import Arrived
 from pilothouse.core.policy import Known, Picker
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros, RequestId
-from pilothouse.perf.step_time import StepClock
+from pilothouse.perf.step_time import PS_PER_US, StepClock
 from pilothouse.sim.engine import Engine, Sequence
 from pilothouse.workload.requests import Planned, Workload
 
@@ -77,6 +78,7 @@ class Judged:
 
     cost: float  # to this one and to those who are there
     prefill: float  # of this one
+    ttft: float  # of this one
     present: int  # sequences there, and on their way
     filled: float  # share of the blocks that hold something
     sent: Sent
@@ -88,11 +90,18 @@ class Oracle(Picker, frozen=True):
     truth: Truth
     future: float = 1.0  # share of the requests in flight that a prefill will delay once more, because others come
     placing: float = 10.0  # requests still to come that new content on a full engine delays
+    ttft_us_max: Micros | None = None  # objective: who must miss it goes where others miss it already; None = no such
 
     def pick(self, arrived: Arrived, known: Known, totals: list[float]) -> int:
         judged = [self._judge(arrived, known.now_us, endpoint.id) for endpoint in known.endpoints]
         later = self.future * sum(each.present for each in judged) / len(judged)
         costs = [each.cost + (later + self.placing * each.filled) * each.prefill for each in judged]
+        if self.ttft_us_max is not None:
+            limit = self.ttft_us_max * PS_PER_US
+            if all(each.ttft > limit for each in judged):
+                costs = [-each.ttft for each in judged]
+            else:
+                costs = [cost if each.ttft <= limit else inf for cost, each in zip(costs, judged, strict=True)]
         lowest = min(costs)
         tied = [i for i, cost in enumerate(costs) if cost <= lowest]
         index = tied[known.turn % len(tied)]
@@ -111,11 +120,11 @@ class Oracle(Picker, frozen=True):
         own_share = _share(clock, prompt + output / 2, blocks * size + output / 2)
         overlaps = [left if left < output else output for left in here.left]
         prefill = clock.p * uncached + clock.q * uncached * (prompt - uncached / 2)
-        own = _wait(engine, here, blocks) + clock.p * here.ahead_tokens + prefill
-        own += output * (clock.a + own_share) + _shares(clock, here, overlaps, size)
+        ttft = _wait(engine, here, blocks) + clock.p * here.ahead_tokens + prefill
+        own = ttft + output * (clock.a + own_share) + _shares(clock, here, overlaps, size)
         others = len(overlaps) * prefill + sum(overlaps) * own_share
         sent = Sent(Micros(now_us + truth.network_us), uncached, prompt, output, blocks)
-        return Judged(own + others, prefill, len(overlaps), 1 - engine.store.free / engine.store.capacity, sent)
+        return Judged(own + others, prefill, ttft, len(overlaps), 1 - engine.store.free / engine.store.capacity, sent)
 
 
 def _wait(engine: Engine, here: Present, blocks: int) -> float:
@@ -193,9 +202,14 @@ def _shares(clock: StepClock, here: Present, overlaps: list[int], size: int) -> 
     return clock.b * sum(overlaps) + clock.alone * sum(steps * held for steps, held in parts)
 
 
-ORACLES = {"oracle": (1.0, 10.0), "oracle_patient": (1.0, 100.0), "oracle_selfish": (0.0, 0.0)}  # future, placing
+ORACLES = {  # future, placing, whether it has an objective
+    "oracle": (1.0, 10.0, False),
+    "oracle_now": (0.0, 0.0, False),
+    "oracle_goodput": (1.0, 10.0, True),
+}
 
 
-def oracle(truth: Truth, name: str = "oracle") -> Profile:
+def oracle(truth: Truth, name: str = "oracle", ttft_us_max: Micros | None = None) -> Profile:
     """The profile for a dispatcher, one of `ORACLES`; `truth` is shown the world when that has been made."""
-    return Profile(name, [], [], Oracle(truth, *ORACLES[name]))
+    future, placing, aims = ORACLES[name]
+    return Profile(name, [], [], Oracle(truth, future, placing, ttft_us_max if aims else None))

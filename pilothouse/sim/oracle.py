@@ -27,6 +27,7 @@ from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock
 from pilothouse.sim.engine import Engine, Sequence
+from pilothouse.sim.hosts import Host
 from pilothouse.workload.requests import Planned, Workload
 
 
@@ -45,14 +46,14 @@ class Sent:
 class Truth:
     """What no router can know. Filled when the world has been made: `see` comes after the dispatcher's making."""
 
-    engines: Mapping[EndpointId, Engine] = field(default_factory=dict)
+    hosts: Mapping[EndpointId, Host] = field(default_factory=dict)
     planned: dict[RequestId, Planned] = field(default_factory=dict)
     network_us: Micros = Micros(0)
     sent: dict[EndpointId, list[Sent]] = field(default_factory=dict)
     uncached: dict[RequestId, int] = field(default_factory=dict)  # tokens that a request in flight had to compute
 
-    def see(self, engines: Mapping[EndpointId, Engine], workload: Workload, network_us: Micros) -> None:
-        self.engines, self.network_us = engines, network_us
+    def see(self, hosts: Mapping[EndpointId, Host], workload: Workload, network_us: Micros) -> None:
+        self.hosts, self.network_us = hosts, network_us
         self.planned = {each.request: each for stage in workload.stages for each in stage.requests}
 
     def on_the_way(self, endpoint: EndpointId, now_us: Micros) -> list[Sent]:
@@ -111,7 +112,7 @@ class Oracle(Picker, frozen=True):
         return index
 
     def _judge(self, arrived: Arrived, now_us: Micros, endpoint: EndpointId) -> Judged:
-        engine, truth = self.truth.engines[endpoint], self.truth
+        engine, truth = self.truth.hosts[endpoint].engine, self.truth
         spec, clock, planned = engine.spec, engine.clock, truth.planned[arrived.request]
         output, prompt, keys, size = planned.output_tokens, planned.prompt_tokens, planned.blocks, spec.block_size
         hits, idle = engine.store.match(keys, min(len(keys), (prompt - 1) // size))

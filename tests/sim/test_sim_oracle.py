@@ -32,7 +32,7 @@ def run(workload: Workload, policy: Profile | str, known: CacheKnowledge = NOTHI
     pool = Pool("p", engines, SPEC, known.knows is Knows.PRECISE, known.blocks)
     fleet = Fleet([pool], Delays(scrape_us=known.scrape_us), tell_blocks=known.knows is not Knows.NOTHING)
     driver = world(fleet, Dispatcher(DispatcherSettings(seed=1, strict=True), profile), workload)
-    truth.see(driver.engines, workload, fleet.delays.network_us)
+    truth.see(driver.hosts, workload, fleet.delays.network_us)
     driver.run()
     return driver
 

@@ -156,9 +156,6 @@ class Dispatcher:
         if event.pinned is not None and (pinned is None or pinned.gone or event.model not in pinned.models):
             return [Reject(event.request, RejectReason.PINNED_GONE)]
         request = self.requests[event.request] = Request(event)
-        if self.profile.queue is not None and event.model in self.waiting.lines:  # others may be more urgent
-            request.held = True
-            return self._wait(request, RejectReason.TOO_MANY_WAITING) or self._drain()
         return self._route_or_wait(request, RejectReason.TOO_MANY_WAITING)
 
     def _first_token(self, event: events.FirstToken) -> list[AnyCommand]:

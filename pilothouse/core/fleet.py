@@ -6,13 +6,14 @@ token cannot be seen (not streamed) gives its prefill back when the endpoint's l
 First tokens and ends are also what engines' speed is learned from (`speed.py`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from pilothouse.core.events import EndpointSeen, LoadReported
+from pilothouse.core.events import Arrived, EndpointSeen, LoadReported
 from pilothouse.core.request import Request
 from pilothouse.core.speed import PACE_WEIGHT, Lengths, Meter, Reading, Speed
-from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
+from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
 
 RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
@@ -33,10 +34,10 @@ class Endpoint:
     in_flight: int = 0  # our requests on it
     decoding: int = 0  # those of them whose first token was seen, or should be there by estimate
     context_tokens: int = 0  # prompt tokens of our requests on it, cached or not
-    uncached_tokens: int = 0  # of `context_tokens`, those that were not in its cache
     kv_rest_tokens: int | None = None  # KV in use by its last report that ours being decoded do not account for
     pace: float = 1.0  # how many times slower than its pool it is
     meter: Meter = field(default_factory=Meter)
+    distinct_tokens: int = 0  # the same with beginnings that several of them share counted once, as far as is known
     cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
     report: LoadReported | None = None
@@ -61,7 +62,7 @@ class Endpoint:
     @property
     def kv_used_tokens(self) -> int:
         """KV that running requests use: by the last report, and what has come and gone of ours since."""
-        return max(0, (self.kv_rest_tokens or 0) + self.uncached_tokens - self.prefill_tokens)
+        return max(0, (self.kv_rest_tokens or 0) + self.distinct_tokens - self.prefill_tokens)
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Fleet:
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
     lengths: Lengths = field(default_factory=Lengths)
+    _shared: dict[tuple[EndpointId, BlockKey], int] = field(default_factory=dict)  # a held beginning -> requests on it
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
 
     def see(self, seen: EndpointSeen) -> Endpoint:
@@ -115,7 +117,7 @@ class Fleet:
         endpoint = self.endpoints.get(report.endpoint)
         if endpoint:
             endpoint.report = report
-            decoded = endpoint.uncached_tokens - endpoint.prefill_tokens
+            decoded = endpoint.distinct_tokens - endpoint.prefill_tokens
             endpoint.kv_rest_tokens = int(report.kv_used_ratio * endpoint.kv_tokens) - decoded
             endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
 
@@ -135,8 +137,9 @@ class Fleet:
         meter(endpoint, now_us)
         endpoint.prefill_tokens += uncached_tokens
         endpoint.prefill_squares += request.squares
-        endpoint.uncached_tokens += uncached_tokens
         endpoint.context_tokens += prompt
+        endpoint.context_tokens += request.arrived.prompt_tokens
+        endpoint.distinct_tokens += uncached_tokens + self._share(request, endpoint.id)
         endpoint.in_flight += 1
         request.ahead_tokens, request.ahead_squares = endpoint.prefill_tokens, endpoint.prefill_squares
         if not request.arrived.stream and endpoint.prefill_rate > 0:
@@ -175,8 +178,8 @@ class Fleet:
             self._learn_decode(request, endpoint, output_tokens)
         endpoint.in_flight -= 1
         endpoint.decoding -= 1
-        endpoint.uncached_tokens -= request.uncached_tokens
         endpoint.context_tokens -= request.arrived.prompt_tokens
+        endpoint.distinct_tokens -= request.uncached_tokens + self._unshare(request, endpoint.id)
         request.endpoint, request.reading = None, None
         if endpoint.gone:
             self._forget_if_idle(endpoint)
@@ -194,7 +197,7 @@ class Fleet:
             rate = request.ahead_tokens / took_us
             old = endpoint.prefill_rate
             endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
-        batch = FIRST_STEPS * endpoint.decoding, FIRST_STEPS * endpoint.context_tokens
+        batch = FIRST_STEPS * endpoint.decoding, FIRST_STEPS * endpoint.distinct_tokens
         self._learn(endpoint, (FIRST_STEPS, *batch, request.ahead_tokens, request.ahead_squares), took_us)
 
     def _learn_decode(self, request: Request, endpoint: Endpoint, output_tokens: int) -> None:
@@ -220,6 +223,34 @@ class Fleet:
             ready.append((request, attempt))
         return ready
 
+    def restore(self, requests: Iterable[Request]) -> None:
+        """Which beginnings are shared follows from what is in flight."""
+        for request in requests:
+            if request.endpoint is not None:
+                self._share(request, request.endpoint)
+
+    def _share(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request is the first one on it; one key stands for all before it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] = self._shared.get(place, 0) + 1
+        return cached if count == 1 else 0
+
+    def _unshare(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request was the last one on it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] - 1
+        if count:
+            self._shared[place] = count
+            return 0
+        del self._shared[place]
+        return cached
+
     def _endpoint_of(self, request: Request) -> Endpoint | None:
         return self.endpoints.get(request.endpoint) if request.endpoint is not None else None
 
@@ -228,11 +259,15 @@ class Fleet:
             self.endpoints.pop(endpoint.id, None)
 
 
+def _beginning(arrived: Arrived, cached_tokens: int) -> BlockKey:
+    return arrived.blocks[cached_tokens // arrived.block_size - 1]
+
+
 def meter(endpoint: Endpoint, now_us: Micros) -> None:
     """Adds up what the endpoint has been doing since this was last asked."""
     done = endpoint.meter
     span_us = now_us - done.at_us
     if span_us:
         done.decoding_us += endpoint.decoding * span_us
-        done.context_us += endpoint.context_tokens * span_us
+        done.context_us += endpoint.distinct_tokens * span_us
         done.at_us = now_us

@@ -79,7 +79,7 @@ class Meter:
 
     at_us: Micros = Micros(0)
     decoding_us: int = 0  # requests decoding x time
-    context_us: int = 0  # context tokens x time
+    context_us: int = 0  # distinct context tokens x time
     tokens: int = 0  # prefilled
     squares: int = 0  # prefilled: tokens x context before them
 

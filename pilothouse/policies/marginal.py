@@ -45,11 +45,11 @@ def _cost_us(endpoint: Endpoint, speed: Speed, others: int, uncached: int, promp
     decoding, running = endpoint.decoding + others, endpoint.in_flight + others
     own_us = uncached * (p + q * (prompt - uncached * HALF))
     wait_us = p * endpoint.prefill_tokens + q * endpoint.prefill_squares + own_us
-    step_us = a + b * (running + 1) + c * (endpoint.context_tokens + prompt)
-    crowd_us = running * HALF * answer * (b + c * prompt)
+    step_us = a + b * (running + 1) + c * (endpoint.distinct_tokens + uncached)
+    crowd_us = running * HALF * answer * (b + c * uncached)
     cost_us = wait_us + answer * step_us + own_us * decoding + crowd_us
     short = endpoint.kv_used_tokens + endpoint.prefill_tokens + uncached - endpoint.kv_tokens
     if short > 0 and endpoint.kv_tokens:
-        freed = (endpoint.uncached_tokens + running * HALF * answer) / (answer * step_us)  # tokens per microsecond
+        freed = (endpoint.distinct_tokens + running * HALF * answer) / (answer * step_us)  # tokens per microsecond
         cost_us += short / freed
     return endpoint.pace * max(1.0, cost_us)

@@ -145,6 +145,15 @@ class Engine:
         self._cut(now_us)
         self._clock = StepClock(step_time)
 
+    @property
+    def clock(self) -> StepClock:
+        """What its steps take at present."""
+        return self._clock
+
+    def progress(self, now_us: Micros) -> int:
+        """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
+        return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
+
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
         used = self.spec.kv_blocks - self.store.available

@@ -55,7 +55,7 @@ def setting(*fleet: At, turn: int = 0, seed: int = 0, request: str = "r") -> Set
             frozenset("m"),
             prefill_tokens=at.prefill,
             in_flight=at.in_flight,
-            context_tokens=at.context,
+            distinct_tokens=at.context,
             cold_turn=at.cold_turn,
         )
         fresh = at.queue is not None or at.kv is not None

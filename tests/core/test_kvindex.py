@@ -293,7 +293,7 @@ def test_prefix_lengths_of_masks(masks: list[int], live: int) -> None:
 
 
 PIECES = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 60), st.integers(1, 70), st.booleans())
-STEPS = st.tuples(st.sampled_from(["store", "store", "remove", "ask", "kill", "sweep"]), PIECES, st.integers(0, 3))
+STEPS = st.tuples(st.sampled_from(["store", "store", "store", "remove", "kill", "sweep", "sweep"]), PIECES, st.integers(0, 3))
 
 
 def piece_of(family: int, fork: int, start: int, end: int, backwards: bool) -> list[BlockKey]:
@@ -306,7 +306,7 @@ def piece_of(family: int, fork: int, start: int, end: int, backwards: bool) -> l
 
 
 @given(st.lists(STEPS, max_size=40), st.integers(30, 400))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_runs_say_what_single_blocks_would(
     script: list[tuple[str, tuple[int, int, int, int, bool], int]], most: int
 ) -> None:

@@ -293,7 +293,9 @@ def test_prefix_lengths_of_masks(masks: list[int], live: int) -> None:
 
 
 PIECES = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 60), st.integers(1, 70), st.booleans())
-STEPS = st.tuples(st.sampled_from(["store", "store", "store", "remove", "kill", "sweep", "sweep"]), PIECES, st.integers(0, 3))
+STEPS = st.tuples(
+    st.sampled_from(["store", "store", "store", "remove", "kill", "sweep", "sweep"]), PIECES, st.integers(0, 3)
+)
 
 
 def piece_of(family: int, fork: int, start: int, end: int, backwards: bool) -> list[BlockKey]:

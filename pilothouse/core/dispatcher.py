@@ -41,7 +41,7 @@ class DispatcherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     sessions_max: int = 100_000  # conversations remembered
     index_blocks_max: int = 20_000_000  # KV blocks remembered
     report_stale_us: Micros = Micros(10 * SECOND)
-    why_max: int = 16  # candidates listed in a receipt
+    why_max: int = 16  # candidates listed in a receipt; 0 = receipts of which nobody will ask for details
     strict: bool = False  # a policy's bug raises instead of falling back to least requests
     health: HealthSettings = HealthSettings()
 

@@ -87,6 +87,8 @@ def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
 
 def _receipt(known: Known, columns: list[list[float]], totals: list[float], chosen: int, why_max: int) -> list[Scored]:
     """The chosen one first, then the others, best first; a large fleet is cut to `why_max`."""
+    if not why_max:
+        return []
     if len(totals) == 1:
         order = [0]
     elif len(totals) <= why_max:

@@ -101,9 +101,10 @@ class Engine:
         self._decoding = self._sum_context = 0
         self._decoding_of: dict[int, int] = {}  # group -> decoding sequences; those of group 0 are not counted
         self._aborted: list[RequestId] = []  # leave with the step under way
-        self._phases = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
+        self._needs = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
         self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
         self._orders = 0
+        self._stuck = False  # the head of the queue was refused, and will be until somebody leaves or prefills
         self._jump: Jump | None = None
         self._chunks: list[tuple[Sequence, int]] = []
         self._stretch = 0  # steps under way; 0 = idle
@@ -127,7 +128,7 @@ class Engine:
         self.waiting.append(Sequence(job, job.prompt_tokens))
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
-        elif self._jump is not None:
+        elif self._jump is not None and not self._stuck:
             self._cut(now_us)
 
     def abort(self, request: RequestId, now_us: Micros) -> None:
@@ -135,6 +136,7 @@ class Engine:
         for sequence in self.waiting:
             if sequence.job.request == request:
                 self.waiting.remove(sequence)
+                self._stuck = False
                 break
         else:
             self._aborted.append(request)
@@ -194,14 +196,15 @@ class Engine:
         while self.store.available < self._needed_now():
             self._preempt()
         held, gains = self.spec.kv_blocks - self.store.available, self._needed_now()
-        self.store.take(gains)
+        if gains:
+            self.store.take(gains)
         self._granted, self._chunks = True, []
         budget = self.spec.batched_tokens_max - self._decoding
         for sequence in list(self._prefilling):
             if budget and sequence.order in self.running:
                 budget -= self._continue(sequence, budget)
         preempted = self.preemptions > before
-        if not preempted:
+        if self.waiting and not preempted and not self._stuck:
             self._admit(budget)
         self._start_ps = now_ps
         if self._chunks:
@@ -229,12 +232,12 @@ class Engine:
         must_tell = bool(self.store.removed)  # evicted for this very step, so due when it ends and not later
         most = self._next_finish() - self.steps if alike and not must_tell else 1
         if most > 1:
-            size = self.spec.block_size
-            period = [self._phases[-(self.steps + i) % size] for i in range(size)]
-            jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+            now = self.steps % self.spec.block_size
+            period = self._needs[now:] + self._needs[:now]
             room = self.store.quiet() if self.store.reporting else self.store.available
-            most = jump.steps_within(room + gains, most)
-            if most > 1:
+            if room >= period[1 % len(period)]:
+                jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+                most = jump.steps_within(room + gains, most)
                 self.store.private -= gains  # taken when the jump ends, with the rest
                 self._jump, self._stretch = jump, most
                 self._end_ps = now_ps + jump.span_ps(most)
@@ -264,6 +267,7 @@ class Engine:
             tokens = min(budget, target - hits * size)
             prompt, chunk = -(-target // size) - hits, -(-(hits * size + tokens) // size) - hits
             if self.spec.admission.room(prompt, chunk) > store.available - idle:
+                self._stuck = self.spec.admission.steady and self.spec.macro_steps
                 return
             self.waiting.popleft()
             sequence.node = store.hold(keys, hits)
@@ -296,6 +300,7 @@ class Engine:
     def _compute(self, sequence: Sequence, tokens: int) -> None:
         """Schedules a chunk. Others can use its blocks from this step on, as in the engine."""
         assert sequence.node is not None
+        self._stuck = False
         self._chunks.append((sequence, tokens))
         full = min((sequence.computed + tokens) // self.spec.block_size, len(sequence.job.blocks))
         if full > sequence.node.end:
@@ -317,7 +322,7 @@ class Engine:
         if job.group:
             self._decoding_of[job.group] = self._decoding_of.get(job.group, 0) + 1
         self._sum_context += sequence.target
-        self._phases[(sequence.target - steps) % self.spec.block_size] += 1
+        self._needs[(steps - sequence.target) % self.spec.block_size] += 1
         if sequence.generated == job.output_tokens:
             self._finish(sequence, done)
         else:
@@ -347,6 +352,7 @@ class Engine:
     def _leave(self, sequence: Sequence) -> None:
         """Takes a sequence off the batch; its blocks become cached."""
         assert sequence.node is not None
+        self._stuck = False
         del self.running[sequence.order]
         private = sequence.private
         if sequence.since >= 0:
@@ -356,7 +362,7 @@ class Engine:
             if sequence.job.group:
                 self._decoding_of[sequence.job.group] -= 1
             self._sum_context -= context
-            self._phases[(sequence.target - sequence.since) % self.spec.block_size] -= 1
+            self._needs[(sequence.since - sequence.target) % self.spec.block_size] -= 1
         else:
             self._prefilling.remove(sequence)
         self.store.release(sequence.node, private)
@@ -380,7 +386,7 @@ class Engine:
 
     def _needed_now(self) -> int:
         """Blocks that this step's decodes need."""
-        return self._phases[-self.steps % self.spec.block_size]
+        return self._needs[self.steps % self.spec.block_size]
 
     def _next_finish(self) -> int:
         """The step at which the next decoding sequence ends."""

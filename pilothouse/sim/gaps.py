@@ -9,6 +9,8 @@ from pilothouse.perf.step_time import PS_PER_US
 from pilothouse.sim.jump import Jump
 from pilothouse.workload.outcomes import Histogram, bucket_of
 
+NOBODY = -1  # the group of those whose client is gone
+
 
 class Gaps:
     """One histogram for each group of requests. Shared by all engines."""
@@ -33,7 +35,8 @@ class Gaps:
 
     def resumed(self, gap_ps: int, group: int) -> None:
         """A preempted sequence goes on."""
-        self.of[group].add(gap_ps / PS_PER_US)
+        if group != NOBODY:
+            self.of[group].add(gap_ps / PS_PER_US)
 
     def _split(self, jump: Jump, steps: int, decoding: int, decoding_of: dict[int, int]) -> None:
         before, span_before_ps = 0, 0
@@ -46,9 +49,9 @@ class Gaps:
     def _put(self, bucket: int, steps: int, span_ps: int, decoding: int, decoding_of: dict[int, int]) -> None:
         span_us = span_ps / PS_PER_US
         for group, count in decoding_of.items():
-            if count:
+            decoding -= count
+            if count and group != NOBODY:
                 self.of[group].put(bucket, steps * count, span_us * count)
-                decoding -= count
         if decoding:
             self.of[0].put(bucket, steps * decoding, span_us * decoding)
 

@@ -19,7 +19,7 @@ from pilothouse.core.units import BlockKey, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
-from pilothouse.sim.gaps import Gaps
+from pilothouse.sim.gaps import NOBODY, Gaps
 from pilothouse.sim.jump import Jump
 
 
@@ -66,6 +66,7 @@ class Sequence:
     since: int = -1  # step at which it began to decode; -1 = not yet
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
+    group: int = 0  # of its gaps; that of its job, or NOBODY
     node: Node | None = None  # end of its chain of named blocks
 
 
@@ -125,7 +126,7 @@ class Engine:
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
-        self.waiting.append(Sequence(job, job.prompt_tokens))
+        self.waiting.append(Sequence(job, job.prompt_tokens, group=job.group))
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         elif self._jump is not None and not self._stuck:
@@ -141,6 +142,15 @@ class Engine:
         else:
             self._aborted.append(request)
         self._cut(now_us)
+
+    def abandon(self, now_us: Micros) -> None:
+        """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
+        if self.gaps is not None and self._jump is not None and self._stretch:
+            met = self._under_way((now_us - 1) * PS_PER_US + 1) - 1
+            self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
+        self._decoding_of = {NOBODY: self._decoding}
+        for sequence in [*self.waiting, *self.running.values()]:
+            sequence.group = NOBODY
 
     def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
         """Other step times, from the next step on."""
@@ -315,12 +325,12 @@ class Engine:
         if not sequence.generated:
             done.first.append(job.request)
         elif self.gaps is not None:
-            self.gaps.resumed(self._end_ps - sequence.told_ps, job.group)
+            self.gaps.resumed(self._end_ps - sequence.told_ps, sequence.group)
         sequence.generated += 1
         sequence.since = steps
         self._decoding += 1
-        if job.group:
-            self._decoding_of[job.group] = self._decoding_of.get(job.group, 0) + 1
+        if sequence.group:
+            self._decoding_of[sequence.group] = self._decoding_of.get(sequence.group, 0) + 1
         self._sum_context += sequence.target
         self._needs[(steps - sequence.target) % self.spec.block_size] += 1
         if sequence.generated == job.output_tokens:
@@ -359,8 +369,8 @@ class Engine:
             context = sequence.target + self.steps - sequence.since
             private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
             self._decoding -= 1
-            if sequence.job.group:
-                self._decoding_of[sequence.job.group] -= 1
+            if sequence.group:
+                self._decoding_of[sequence.group] -= 1
             self._sum_context -= context
             self._needs[(sequence.since - sequence.target) % self.spec.block_size] -= 1
         else:

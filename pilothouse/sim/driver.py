@@ -96,8 +96,7 @@ class Driver:
 
     def run(self) -> list[StageResult]:
         """Until the last answer of the last stage, and until the engines are idle."""
-        while self.agenda.advance():
-            pass
+        self.agenda.run()
         return self.results
 
     def advance(self) -> bool:

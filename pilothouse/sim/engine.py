@@ -31,6 +31,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batched_tokens_max: int = 8192  # per step
     sequences_max: int = 1024
     admission: Admission = WholePrompt()
+    steps_ahead: int = 0  # 1 = the next step's batch is fixed while this one runs, so who comes now waits for both
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
 
     def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class Sequence:
     order: int = -1  # of admission
     since: int = -1  # step at which it began to decode; -1 = not yet
     private: int = 0  # blocks, while it prefills
+    eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 
 
@@ -115,12 +117,17 @@ class Engine:
 
     def submit(self, job: Job, now_us: Micros) -> None:
         assert self.fits(job), f"request {job.request} can never fit"
-        self.waiting.append(Sequence(job, job.prompt_tokens))
+        ahead, sequence = self.spec.steps_ahead, Sequence(job, job.prompt_tokens)
+        self.waiting.append(sequence)
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         elif self._jump is not None:
-            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
+            under_way = self._under_way((now_us - 1) * PS_PER_US + 1)
+            sequence.eligible = self.steps + under_way + ahead
+            self._stretch = min(self._stretch, under_way + ahead)
             self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+        else:
+            sequence.eligible = self.steps + 1 + ahead
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
@@ -171,7 +178,7 @@ class Engine:
             self._jump, self._stretch = None, 1
             self._end_ps = now_ps + self._mixed_ps()
         elif self._decoding:
-            alike = not preempted and (not self.waiting or self.spec.admission.steady)
+            alike = not preempted and (not self.waiting or self._steady())
             self._decode_only(now_ps, held, gains, alike and self.spec.macro_steps)
         else:
             assert not self.waiting, "requests wait at an idle engine"
@@ -210,12 +217,19 @@ class Engine:
         assert self._jump is not None
         return self._jump.steps_lasting(at_ps - self._start_ps, self._stretch)
 
+    def _steady(self) -> bool:
+        """Whether who waits first waits for room, and so until somebody ends."""
+        return self.spec.admission.steady and self.waiting[0].eligible <= self.steps
+
     # Sequences
 
     def _admit(self, budget: int) -> None:
         size, store = self.spec.block_size, self.store
+        idle_now = not self._decoding and not self._chunks  # nothing runs ahead of an idle engine
         while self.waiting and budget > 0 and len(self.running) < self.spec.sequences_max:
             sequence = self.waiting[0]
+            if sequence.eligible > self.steps and not idle_now:
+                return
             keys, target = sequence.job.blocks, sequence.target
             hits, idle = store.match(keys, min(len(keys), (target - 1) // size))
             tokens = min(budget, target - hits * size)

@@ -20,7 +20,7 @@ from time import process_time
 
 import msgspec
 
-from benchmarks.ladder import BLIND, LLMD, METRICS, WARM_UP, Ladder, engine, profile_for, read
+from benchmarks.ladder import LLMD, METRICS, WARM_UP, Ladder, engine, profile_for, read
 from benchmarks.report import Target, finish, say, table
 from benchmarks.silicon import SHARED, silicon, step_times
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
@@ -31,8 +31,9 @@ from pilothouse.core.units import SECOND, Micros
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.perf.memory import Precision, kv_gib, kv_tokens
 from pilothouse.policies.profiles import PROFILES
-from pilothouse.policies.rivals import RIVALS, BestRandomTie
-from pilothouse.sim.driver import Delays
+from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS, CacheKnowledge, Knows
+from pilothouse.policies.rivals.choosing import BestRandomTie
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool, summaries, world
 from pilothouse.workload.outcomes import Summary
@@ -42,8 +43,7 @@ from pilothouse.workload.shared_prefix import Load, SharedPrefix, generate
 GUIDE = SHARED / "llmd_optimized_baseline_ladder.csv"
 OVERHEAD_US = Micros(42_000)  # client, gateway, network, tokenisation: read off the lowest rung of the guide's ladder
 COUNTED = 0.97  # of the generated tokens, as clients count them: published runs lie between 0.94 and 0.99
-SCRAPE_US = Micros(SECOND // 20)  # llm-d's router reads the engines' metrics so often
-INDEX_BLOCKS = 31_250  # that llm-d's approximate index believes in, per replica
+LLMD_KNOWS = CacheKnowledge(Knows.APPROXIMATE, 31_250, Micros(SECOND // 20))  # of the guide: own index, scraped often
 KNEE = 10.0  # mean TTFT this many times that of the lowest rung: the fleet is past its knee
 LIMITS = {"out": 0.08, "itl": 0.05, "ttft": 0.12, "knee_rungs_apart": 1.0}
 KV_MEASURED = [  # model, TP, precision, utilisation, GiB per GPU: published by llm-d-planner, vLLM 0.11 on H100
@@ -111,11 +111,11 @@ def guide_engine() -> EngineSpec:
     return found
 
 
-def ladder_fleet(spec: EngineSpec, replicas: int = 8, *, routed: bool, exact: bool = False) -> Fleet:
-    """Equal replicas behind a router that looks at them (`routed`), or behind one that does not."""
-    delays = Delays(OVERHEAD_US, Micros(0), Micros(5_000), SCRAPE_US if routed else Micros(0), Micros(0))
-    pool = Pool("replica", replicas, spec, exact=exact, index_blocks=None if exact else INDEX_BLOCKS)
-    return Fleet([pool], delays, tell_blocks=routed)
+def ladder_fleet(spec: EngineSpec, replicas: int = 8, known: CacheKnowledge = LLMD_KNOWS) -> Fleet:
+    """Equal replicas behind a router that is told so much of them."""
+    delays = Delays(OVERHEAD_US, Micros(0), Micros(5_000), known.scrape_us, Micros(0))
+    pool = Pool("replica", replicas, spec, exact=known.knows is Knows.PRECISE, index_blocks=known.blocks)
+    return Fleet([pool], delays, tell_blocks=known.knows is not Knows.NOTHING)
 
 
 def climb(fleet: Fleet, profile: Profile, loads: list[Load], seed: int) -> list[Summary]:
@@ -130,9 +130,9 @@ def climb(fleet: Fleet, profile: Profile, loads: list[Load], seed: int) -> list[
 
 def one(spec: EngineSpec, ladder: Ladder, name: str, seed: int) -> list[Summary]:
     """One seed; in a process of its own."""
-    fleet = ladder_fleet(spec, ladder.replicas, routed=name not in BLIND, exact="precise" in name)
+    known = LLMD_KNOWS if name == LLMD else CACHE_KNOWLEDGE.get(name) or CacheKnowledge(Knows.PRECISE, None, SECOND)
     profile = llmd() if name == LLMD else {**PROFILES, **RIVALS}[name]
-    return climb(fleet, profile, [rung.load for rung in ladder.rungs], seed)
+    return climb(ladder_fleet(spec, ladder.replicas, known), profile, [rung.load for rung in ladder.rungs], seed)
 
 
 def got(summary: Summary) -> dict[str, float]:

@@ -13,8 +13,8 @@ from benchmarks.fidelity import OVERHEAD_US, climb, guide_engine, ladder_fleet
 from benchmarks.report import finish, say, table
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.policies.profiles import DEFAULT, PROFILES
-from pilothouse.policies.rivals import RIVALS
-from pilothouse.sim.driver import Delays
+from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.world import Fleet, Pool
 from pilothouse.workload.shared_prefix import guide_loads
 
@@ -37,8 +37,8 @@ def main() -> None:
     loads = [load for load in loads if load.rate in (40, 60)] if args.quick else loads
     spec = guide_engine()
     say("  everything below is Simulated")
-    plain = climb(ladder_fleet(spec, routed=False), RIVALS["kube_service"], loads, args.seed)
-    ours = climb(Fleet(exact_pools(ladder_fleet(spec, routed=True)), OURS), PROFILES[DEFAULT], loads, args.seed)
+    plain = climb(ladder_fleet(spec, known=CACHE_KNOWLEDGE["kube_service"]), RIVALS["kube_service"], loads, args.seed)
+    ours = climb(Fleet(exact_pools(ladder_fleet(spec)), OURS), PROFILES[DEFAULT], loads, args.seed)
     rows = [
         [f"{p.offered_rate:g}", f"{p.output_per_second:.0f}", f"{o.output_per_second:.0f}",
          f"{o.output_per_second / p.output_per_second:.2f}", f"{p.ttft.mean:.3f}", f"{o.ttft.mean:.3f}",

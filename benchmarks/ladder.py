@@ -43,7 +43,6 @@ ROUTERS = (
     (("least", "load"), ("least_requests",)),
     (("kube", "k8s", "service", "random", "baseline"), ("kube_service",)),
 )
-BLIND = ("kube_service", "random", "round_robin", "least_requests", "power_of_two", "session_hash", "session_affinity")
 
 
 class Rung(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.report import say
+from pilothouse.core.units import Seconds
 from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_named, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import default_limits, kv_tokens
@@ -23,7 +24,7 @@ BLOCK = 16  # tokens: vLLM's default on GPUs
 CONTEXT = 7_700  # mean tokens of one of the workload's sequences, for models whose capacity depends on it
 PUBLISHED_KV = {("Qwen/Qwen3-32B", "bf16", "h100_sxm", 2, 0.95): 307_328}  # tokens; the memory model gives 2.7 % more
 SCHEDULES_AHEAD = (0, 14)  # vLLM from this version on: asynchronous scheduling by default (its release notes)
-WARM_UP = Load(15, 50, reported=False)  # the guide's: each prompt once
+WARM_UP = Load(15, Seconds(50.0), reported=False)  # the guide's: each prompt once
 METRICS = {"out": "out_tok_s", "itl": "itl_mean_ms", "ttft": "ttft_mean_s", "ttft_p90": "ttft_p90_s"}
 LLMD = "llmd_default"
 # What names of routers have in them -> profiles to be taken for it, the first that there is.
@@ -141,7 +142,7 @@ def _rung(row: dict[str, str]) -> Rung:
     seconds = float(row.get("stage_seconds") or 30)
     count = int(float(row["n_requests"])) if row.get("n_requests") else int(rate * seconds)
     measured = {name: float(row[column]) for name, column in METRICS.items() if row.get(column)}
-    return Rung(Load(rate, (count + 1e-6) / rate), measured)
+    return Rung(Load(rate, Seconds((count + 1e-6) / rate)), measured)
 
 
 def _version(text: str) -> tuple[int, int]:

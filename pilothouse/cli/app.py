@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, running, showing, simulating
+from pilothouse.cli import benching, calibrating, running, showing, simulating
 from pilothouse.cli.problems import exits_with_problems
 
 app = typer.Typer(
@@ -165,6 +165,31 @@ def bench(
             url=url, workload=workload, load=load, seed=seed, model=model, requests_max=requests_max, page=out,
             json=as_json, api=api, prompts=prompts, vocabulary=vocab, tokenizer=tokenizer, label=label, api_key_env=api_key_env,
             timeout=timeout, objectives=objectives, concurrency_max=concurrency_max,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+@exits_with_problems
+def calibrate(
+    url: Annotated[str, typer.Argument(help="an engine that serves nobody else meanwhile, http://host:port")],
+    model: Annotated[str, typer.Option(help="default: the only one that the engine has")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="file of step times to write (JSON)")] = Path(
+        "step-time.json"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="fewer trials, within a minute")] = False,
+    seconds: Annotated[float | None, typer.Option(min=5, help="for measuring; default: 180, quick 45")] = None,
+    batched_tokens: Annotated[
+        int, typer.Option(min=1, help="most tokens of one step: the engine's --max-num-batched-tokens")
+    ] = 8192,
+    machine: Annotated[str, typer.Option(help="what it runs on, to be kept with the figures")] = "",
+    api_key_env: Annotated[str, typer.Option(help="environment variable that holds the engine's API key")] = "",
+) -> None:
+    """Measure a running engine: how long its steps take, for `sim`, `emulate` and the scheduler."""
+    calibrating.run(
+        calibrating.Wanted(
+            url=url, model=model, out=out, quick=quick, seconds=seconds, batched_tokens=batched_tokens,
+            machine=machine, api_key_env=api_key_env,
         )
     )  # fmt: skip
 

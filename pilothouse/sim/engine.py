@@ -122,6 +122,31 @@ class Engine:
             self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
             self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
 
+    def cancel(self, request: RequestId) -> bool:
+        """Its client has gone: the place and the blocks are free at once, the step under way takes as long as it takes.
+        Not while a jump is under way. False if nothing of that name is here."""
+        assert self._jump is None, "a jump cannot lose a sequence: set macro_steps to False"
+        for place, sequence in enumerate(self.waiting):
+            if sequence.job.request == request:
+                del self.waiting[place]
+                return True
+        for sequence in self.running.values():
+            if sequence.job.request == request:
+                self._leave(sequence)
+                self._chunks = [chunk for chunk in self._chunks if chunk[0] is not sequence]
+                return True
+        return False
+
+    def progress(self) -> list[tuple[RequestId, int]]:
+        """Output tokens so far of every sequence that decodes, as of the last step."""
+        steps = self.steps
+        return [(s.job.request, s.generated + steps - s.since) for s in self.running.values() if s.since >= 0]
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that the step under way computes."""
+        return sum(tokens for _, tokens in self._chunks)
+
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
         used = self.spec.kv_blocks - self.store.available

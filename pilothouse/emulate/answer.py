@@ -127,6 +127,8 @@ class StreamedAnswer(Answer):
         """The events of one token."""
         asked, named, plan = self.asked, self.named, self.plan
         is_last, with_ids = index + 1 == plan.tokens, asked.return_token_ids
+        if self._plain and index and not is_last:
+            return [self._before + plan.text(index) + self._after]
         prompt_ids = self.prompt.list_ids() if with_ids and index == 0 else None
         chunks = [role_chunk(named, self._usage(0), prompt_ids)] if named.is_chat and index == 0 else []
         around = token_chunk(

@@ -136,7 +136,7 @@ class Generation:
         claimed = asked.transfer.get("remote_num_tokens", prompt.tokens)
         if claimed != prompt.tokens:
             raise Refused(f"kv_transfer_params are of a prompt of {claimed} tokens, this one has {prompt.tokens}", 500)
-        here = self._replica.local_blocks(prompt.keys) * settings.spec.block_size
-        work.fetched = prompt.tokens - here
+        size, here = settings.spec.block_size, self._replica.local_blocks(prompt.keys)
+        work.fetched = (len(prompt.keys) - here) * size  # a block that is not full is computed here
         answer.shown_cached = int(asked.transfer.get("remote_prefill_cached_tokens") or 0)
-        return fetch_us(work.fetched, settings.kv_bytes, settings.wanted.transfer_gb_per_s)
+        return fetch_us(prompt.tokens - here * size, settings.kv_bytes, settings.wanted.transfer_gb_per_s)

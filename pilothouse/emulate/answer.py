@@ -66,7 +66,7 @@ class Answer:
 
     def counted(self) -> Counted:
         cached = self.cached if self.shown_cached is None else self.shown_cached
-        return Counted(self.prompt.tokens, self.plan.tokens, cached)
+        return Counted(self.prompt.tokens, self.plan.tokens, cached, max(0, self.prompt.named_tokens - self.cached))
 
     def _ids(self) -> tuple[list[int] | None, list[int] | None]:
         if not self.asked.return_token_ids:

@@ -15,6 +15,7 @@ class Counted(msgspec.Struct, frozen=True):
     prompt: int
     output: int
     cached: int  # of the prompt, from the cache
+    created: int = 0  # of the prompt, in blocks that are cached from now on; told of chats alone
 
     def short(self, is_chat: bool) -> Object:
         """Within a stream."""
@@ -27,13 +28,13 @@ class Counted(msgspec.Struct, frozen=True):
 
     def last(self, is_chat: bool) -> Object:
         """At the end of a stream."""
-        details: Object = {"cached_tokens": self.cached} | ({"created_cache_tokens": 0} if is_chat else {})
+        details: Object = {"cached_tokens": self.cached} | ({"created_cache_tokens": self.created} if is_chat else {})
         counts = self.short(False)
         return counts | {"prompt_tokens_details": details}
 
     def whole(self, is_chat: bool) -> Object:
         """Of an answer in one piece."""
-        created = 0 if is_chat else None
+        created = self.created if is_chat else None
         details = {"cached_tokens": self.cached, "created_cache_tokens": created, "multimodal_tokens": None}
         return self.short(False) | {"prompt_tokens_details": details, "completion_tokens_details": None}
 

@@ -28,6 +28,7 @@ class Prompt(msgspec.Struct, frozen=True):
     keys: list[BlockKey]  # of its full blocks
     digest: bytes  # of the last full block
     scope: Scope
+    named_tokens: int  # in full blocks
 
     @property
     def tokens(self) -> int:
@@ -92,7 +93,8 @@ class Prompts:
         path = self._memo.walk(self._memo.root(scope), chunks)
         computed = compute(self.dialect, scope, path[-1], chunks[len(path) - 1 :])
         self._memo.keep(path, chunks, computed)
-        return Prompt(b"".join(chunks), keys_of(path), path[-1].digest, scope)  # type: ignore[arg-type]
+        keys = keys_of(path)
+        return Prompt(b"".join(chunks), keys, path[-1].digest, scope, len(keys) * self.dialect.block_size)  # type: ignore[arg-type]
 
     def check_length(self, tokens: int) -> None:
         limit = self.max_model_len

@@ -62,7 +62,9 @@ class Api:
         parts = urlsplit(url)
         self.host, self.port = str(parts.hostname), int(parts.port or 0)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, bytes, dict[str, str]]:
         with closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as connection:
             connection.request(method, path, body, {"content-type": "application/json"} | headers)
             answer = connection.getresponse()

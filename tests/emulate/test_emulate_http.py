@@ -108,7 +108,9 @@ def test_a_client_that_leaves_frees_its_place(cache: Path) -> None:
         for stream in (True, False):
             body = json.dumps(chat("Hello", max_tokens=500, stream=stream)).encode()
             with closing(socket.create_connection((api.host, api.port))) as client:
-                client.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body)))
+                client.sendall(
+                    b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+                )
                 client.sendall(body)
                 assert wait_until(lambda: api.value("num_requests_running") == 1, 10)
             assert wait_until(lambda: api.value("num_requests_running") == 0, 10)

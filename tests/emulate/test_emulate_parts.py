@@ -32,9 +32,7 @@ SPEC = EngineSpec(StepTime(1000, 10, 5, 2), kv_blocks=40, block_size=4, batched_
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 30), st.integers(0, 20_000)), max_size=12
-    ),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 30), st.integers(0, 20_000)), max_size=12),
     st.lists(st.tuples(st.integers(0, 11), st.integers(0, 60_000)), max_size=12),
 )
 def test_whoever_is_cancelled_leaves_nothing_behind_and_disturbs_nobody(
@@ -113,10 +111,12 @@ def test_a_slow_reader_gets_the_same_bytes(
     tokens: int, full_after: list[int], resumes: list[int], is_chat: bool, usage: bool, with_ids: bool
 ) -> None:
     asked = Asked(is_chat, "m", tokens, False, True, usage, usage, with_ids, {})
-    prompt = Prompt(pack([1, 2, 3]), [], b"", NO_SCOPE)
+    prompt = Prompt(pack([1, 2, 3]), [], b"", NO_SCOPE, 0)
 
     def played(line: Slow) -> bytes:
-        answer = StreamedAnswer(line, Named("x", 1, "m", is_chat), asked, prompt, WORDS.plan(b"12345678", tokens), "stop")
+        answer = StreamedAnswer(
+            line, Named("x", 1, "m", is_chat), asked, prompt, WORDS.plan(b"12345678", tokens), "stop"
+        )
         answer.begin()
         for i in range(1, tokens):
             answer.advance(i)

@@ -4,7 +4,9 @@
 
 The engines run in one process bound to one core, the client in another bound to another core. The client counts what
 arrives and when, with as little work as that takes. `itl_ratio` is the mean gap between tokens at the client over the
-mean length of the simulated decode steps: 1 means that the emulator keeps up. Emulated.
+mean length of the simulated decode steps: 1 means that the emulator keeps up. A step is late if it ends more than 10 ms
+after its time. Where other programs want the same core, the kernel says how long the emulator waited for it
+(`core_waited_ratio`); beyond a twentieth, lateness is theirs and not judged. Emulated.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from pilothouse.live.clock import Clock
 
 ENGINES, STREAMS = 8, 100
 PROMPT_TOKENS = 512
+BUSY = 0.05  # share of the time that the emulator waited for its core
 TARGETS = {
     "itl_ratio": ("<=", 1.05),
     "itl_ratio_low": (">=", 0.95),
@@ -50,11 +53,19 @@ async def _serve(told: Connection, cache: str) -> None:
         told.send([each.port for each in running])
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(told.fileno(), over.set)
-        used_s = process_time()
+        used_s, waited_s = process_time(), core_waited_s()
         await over.wait()
         loop.remove_reader(told.fileno())
         told.recv()
-        told.send((process_time() - used_s, [each.status() for each in running]))
+        told.send((process_time() - used_s, core_waited_s() - waited_s, [each.status() for each in running]))
+
+
+def core_waited_s() -> float:
+    """How long the main thread was ready to run and did not; 0 where the kernel does not tell."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -143,13 +154,13 @@ def main() -> None:
         gaps = [scraped(port, "vllm:inter_token_latency_seconds_sum") for port in ports]
         counts = [scraped(port, "vllm:inter_token_latency_seconds_count") for port in ports]
         mine.send("over")
-        server_s, statuses = mine.recv()
+        server_s, waited_s, statuses = mine.recv()
         server.join()
-    report(streams, wall_s, client_s, server_s, statuses, sum(gaps) / sum(counts), chosen.quick, chosen.json)
+    report(streams, wall_s, client_s, server_s, waited_s, statuses, sum(gaps) / sum(counts), chosen.quick, chosen.json)
 
 
 def report(
-    streams: list[Stream], wall_s: float, client_s: float, server_s: float, statuses: list[dict[str, float]],
+    streams: list[Stream], wall_s: float, client_s: float, server_s: float, waited_s: float, statuses: list[dict[str, float]],
     simulated_s: float, quick: bool, as_json: bool,
 ) -> None:  # fmt: skip
     wanted = 200 if quick else 800
@@ -167,11 +178,16 @@ def report(
         "steps": steps,
         "late_steps_ratio": sum(status["steps_late"] for status in statuses) / steps,
         "lateness_ms_max": max(status["lateness_ms_max"] for status in statuses),
+        "core_waited_ratio": waited_s / wall_s,
         "emulator_cpu_ratio": server_s / wall_s,
+        "emulator_cpu_us_per_token": server_s * 1e6 / sum(s.tokens for s in streams),
         "client_cpu_ratio": client_s / wall_s,
     }
     rows = [[name, f"{value:.6g}"] for name, value in figures.items() if name != "itl_ratio_low"]
     table("eight emulated engines on one core (Emulated; times measured at the client)", ["figure", "value"], rows)
+    if figures["core_waited_ratio"] > BUSY:
+        say("  the machine was busy: late steps are not judged")
+        del figures["late_steps_ratio"]
     finish(figures, TARGETS, as_json)
 
 

@@ -100,7 +100,9 @@ def test_streams(pair: Pair, name: str, options: str) -> None:
 def _stream(api: Api, path: str, body: dict[str, Any]) -> list[Any]:
     events = api.events(path, body)
     assert events[-1] == "[DONE]"
-    return [shape(json.loads(event)) for event in events[:-1]]
+    shapes = [shape(json.loads(event)) for event in events[:-1]]
+    # An engine short of time puts two tokens into one event, so how many there are is not compared.
+    return [each for i, each in enumerate(shapes) if i == 0 or each != shapes[i - 1]]
 
 
 def test_cached_tokens_are_counted_alike(pair: Pair) -> None:

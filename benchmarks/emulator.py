@@ -36,7 +36,7 @@ TARGETS = {
     "itl_ratio": ("<=", 1.05),
     "itl_ratio_low": (">=", 0.95),
     "complete_ratio": (">=", 1.0),
-    "late_steps_ratio": ("<=", 0.01),
+    "late_steps_ratio": ("<=", 0.05),
 }
 
 

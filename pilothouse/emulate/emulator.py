@@ -1,6 +1,7 @@
 """One emulated engine behind one address: its routes, its faults, its life and death."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +29,13 @@ from pilothouse.emulate.settings import Settings
 from pilothouse.emulate.transfer import engine_id
 from pilothouse.live.clock import Clock
 from pilothouse.live.supervise import supervised
-from pilothouse.sim.engine import Engine
+from pilothouse.sim.engine import Engine, EngineSpec
+
+log = logging.getLogger(__name__)
 
 VLLM_VERSION = "0.32.0"  # whose API this is
 METRICS_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
+REBIRTHS_MAX = 250  # attempts to bind again, 20 ms apart
 NOT_FOUND, NOT_ALLOWED = b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}'
 
 Handler = Callable[[Connection, Request], None]
@@ -49,7 +53,8 @@ class Emulator:
         self.faults = NONE
         self.listening = asyncio.Event()
         self.peers: list[Emulator] = [self]  # all of this process, for faults
-        self._settings, self._prompts, self._words, self._kv_port = settings, prompts, words, kv_port
+        self._settings, self._prompts, self._words = settings, prompts, words
+        self._kv_ports = (kv_port, kv_port + 1) if kv_port else (0, 0)
         self._clock = Clock()
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -76,6 +81,11 @@ class Emulator:
             "/emulator/faults": {"GET": self._show_faults, "POST": self._set_faults, "DELETE": self._clear_faults},
         }
 
+    @property
+    def spec(self) -> EngineSpec:
+        """The simulated engine."""
+        return self._settings.spec
+
     # Life
 
     async def run(self) -> None:
@@ -86,7 +96,7 @@ class Emulator:
                 if self.faults.crash:
                     self.dispose()
                 elif self._dead:
-                    self._born()
+                    await self._reborn()
                 await self._set_listening(not (self.faults.refuse or self.faults.crash))
                 self.listening.set()
                 async with asyncio.TaskGroup() as tasks:
@@ -118,9 +128,11 @@ class Emulator:
     def _born(self) -> None:
         """A new process, as far as anybody can tell: empty cache, new counts, a new time of start."""
         settings, wanted = self._settings, self._settings.wanted
-        self._dead, self._lives = False, self._lives + 1
         self._loras = Loras(settings.served, settings.loras)
-        self._publisher = KvPublisher(self.host, self._kv_port, self._clock.wall_s) if wanted.kv_events else None
+        self._publisher: KvPublisher | None = None
+        if wanted.kv_events:
+            self._publisher = KvPublisher(self.host, self._kv_ports, self._clock.wall_s)
+            self._kv_ports = self._publisher.ports  # those who follow it expect it there after a restart
         self._metrics_ = EngineMetrics(
             settings.served, wanted.max_model_len, cache_config(settings), len(settings.loras), self._clock.wall_s()
         )
@@ -128,12 +140,25 @@ class Emulator:
         engine = Engine(settings.spec, reporting=publish is not None)
         pace = Pace(self._clock, self._factor())
         self._replica = Replica(engine, pace, self._metrics_, publish, wanted.queued_max)
+        self._lives += 1
         name = f"{self.number}/{self._lives}"
         self._generation = Generation(
             settings, self._prompts, self._words, self._replica, self._loras, stream(wanted.seed, f"emulate/{name}"),
             (self.host, self.port), engine_id(wanted.seed, name),
         )  # fmt: skip
         self._generation.faults = self.faults
+        self._dead = False
+
+    async def _reborn(self) -> None:
+        """Its old sockets are given back in the background: until then their addresses are taken."""
+        for attempt in range(REBIRTHS_MAX):
+            try:
+                self._born()
+                return
+            except ConfigError:
+                if attempt + 1 == REBIRTHS_MAX:
+                    raise
+                await asyncio.sleep(0.02)
 
     def _die(self) -> None:
         self._dead = True
@@ -191,6 +216,9 @@ class Emulator:
             handler(connection, request)
         except Refused as refused:
             connection.refuse(refused)
+        except Exception:
+            log.exception("a request crashed")
+            connection.refuse(Refused("Internal server error", 500))
 
     def _generate(self, connection: Connection, request: Request) -> None:
         self._generation.handle(connection, request)

@@ -21,17 +21,20 @@ Event = dict[str, Any]
 
 
 class KvPublisher:
-    """Binds at once; `serve` answers replays until it is cancelled. Port 0 takes any that is free."""
+    """Binds at once; `serve` answers replays until it is cancelled.
 
-    def __init__(self, host: str, port: int, wall_s: Callable[[], float]) -> None:
+    ports   of events and of replays; 0 takes any that is free
+    """
+
+    def __init__(self, host: str, ports: tuple[int, int], wall_s: Callable[[], float]) -> None:
         self._context, self._wall_s = zmq.asyncio.Context.instance(), wall_s
         self._ring: deque[tuple[bytes, bytes]] = deque(maxlen=RING)
         self._sequence = 0
         self._events: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._events.set_hwm(HIGH_WATER)
         self._replays = self._context.socket(zmq.ROUTER)
-        self.endpoint = self._bind(self._events, host, port)
-        self.replay_endpoint = self._bind(self._replays, host, port + 1 if port else 0)
+        self.endpoint = self._bind(self._events, host, ports[0])
+        self.replay_endpoint = self._bind(self._replays, host, ports[1])
 
     def publish(self, events: list[Event]) -> None:
         """One step's events. Never waits."""
@@ -65,6 +68,11 @@ class KvPublisher:
             "max_queue_size": HIGH_WATER,
             "topic": "",
         }
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Those it has got."""
+        return int(self.endpoint.rpartition(":")[2]), int(self.replay_endpoint.rpartition(":")[2])
 
     def close(self) -> None:
         self._events.close(linger=0)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import zmq
-from emulating import CHAT, COMPLETIONS, Api, chat, emulated
+from emulating import CHAT, COMPLETIONS, FAST, Api, chat, emulated
 
+from pilothouse.core.units import Micros, RequestId
 from pilothouse.live.inspect import parse_metrics
+from pilothouse.sim.engine import Engine, Job
 from pilothouse.wire.kv_events import BatchDecoder, BlockStored, parse_message
 from rig.engines import wait_until
 
@@ -33,6 +35,26 @@ def test_a_conversation_finds_its_own_answer_in_the_cache(api: Api) -> None:
 def test_the_same_prompt_has_the_same_answer_and_others_have_others(api: Api) -> None:
     texts = [api.chat(f"Question {i // 2}", max_tokens=12)["choices"][0]["message"]["content"] for i in range(6)]
     assert texts[::2] == texts[1::2] and len(set(texts)) == 3
+
+
+def test_its_times_are_those_of_the_simulated_engine(cache: Path) -> None:
+    """Told on the wall's clock, sped up, and yet to the microsecond: a late timer moves no step."""
+    with emulated(cache, kv_events=False) as (api,):
+        api.complete(list(range(100, 1100)), max_tokens=50, ignore_eos=True)
+        told_us = [
+            api.value(f"{name}_seconds_sum") * FAST * 1e6
+            for name in ("time_to_first_token", "request_decode_time", "e2e_request_latency", "inter_token_latency")
+        ]
+        assert api.emulator is not None
+        engine = Engine(api.emulator.spec)
+    engine.submit(Job(RequestId("x"), [], 1000, 50), Micros(0))
+    ends: list[Micros] = []
+    while (at := engine.next_step_us()) is not None:
+        ends.append(at)
+        engine.step(at)
+    first, last = ends[0], ends[-1]
+    assert told_us == pytest.approx([first, last - first, last, last - first], abs=2)
+    assert api.emulator.spec == engine.spec
 
 
 @pytest.mark.parametrize(
@@ -162,11 +184,12 @@ def test_a_crash_loses_everything_and_is_over_in_time(cache: Path) -> None:
     with emulated(cache, 2) as (api, other):
         prompt = list(range(100, 164))
         api.complete(prompt)
-        started = parse_metrics(api.metrics(), "vllm").started_s
+        started, sources = parse_metrics(api.metrics(), "vllm").started_s, api.get("/kv_event_sources")
         other.post("/emulator/faults", {"replica": 0, "crash": True, "seconds": 0.3})
         assert wait_until(lambda: not _answers(api), 5)
         assert wait_until(lambda: _answers(api), 10)
         assert parse_metrics(api.metrics(), "vllm").started_s > started
+        assert api.get("/kv_event_sources") == sources
         assert api.complete(prompt)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
 
 
@@ -241,6 +264,14 @@ def test_a_client_that_does_not_read_holds_nobody_up(cache: Path) -> None:
         while not raw.endswith(b"0\r\n\r\n"):
             raw += client.recv(1 << 20)
         assert raw.count(b"finish_reason") == 8_001
+
+
+def test_a_long_prompt_is_read_beside_the_loop_and_a_longer_one_refused(api: Api) -> None:
+    words = " ".join(f"word{i}" for i in range(4000))
+    usage = api.chat(words)["usage"]
+    assert usage["prompt_tokens"] == api.answered("/tokenize", chat(words))["count"] > 8000
+    status, answer = api.post(CHAT, chat(words * 5))
+    assert status == 400 and answer["error"]["param"] == "input_tokens"
 
 
 def test_events_are_numbered_and_can_be_replayed(cache: Path) -> None:

@@ -59,6 +59,7 @@ class Dispatcher:
         self.requests: dict[RequestId, Request] = {}  # in flight and waiting
         self.now_us = Micros(0)
         self.turns: dict[str, int] = {}  # model -> decisions made: rotates ties among the engines of each model
+        self.decisions = 0  # of all models
         self.policy_failures = 0
         self._handlers: dict[type[events.Event], Callable[[Any], list[AnyCommand]]] = {
             events.EndpointSeen: self._endpoint_seen,
@@ -264,6 +265,9 @@ class Dispatcher:
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1
         endpoint = choice.endpoint
+        if choice.cold:
+            endpoint.cold_turn = self.decisions
+        self.decisions += 1
         self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)
@@ -297,7 +301,8 @@ class Dispatcher:
             loads = [e.in_flight for e in candidates]
             i = loads.index(min(loads))
             why = Why("least_requests", [], [], len(candidates), left_out, f"fallback: {type(error).__name__}: {error}")
-            return Choice(candidates[i], known.cached_tokens[i], known.uncached_tokens[i], why)
+            cached = known.cached_tokens
+            return Choice(candidates[i], cached[i], known.uncached_tokens[i], why, not any(cached))
 
     def _known(self, request: Request, candidates: list[Endpoint]) -> Known:
         arrived = request.arrived

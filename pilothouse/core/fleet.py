@@ -1,7 +1,7 @@
 """The fleet as the dispatcher knows it: endpoints, their last reports, and the ledger of what is in flight on each.
 
 The ledger is the primary signal of load. A request is charged the moment it is routed, before anything is awaited: its
-uncached prompt tokens as prefill until the first token, and itself as one decode until its end. A request whose first
+uncached prompt tokens as prefill until the first token, itself and its whole prompt until its end. A request whose first
 token cannot be seen (not streamed) gives its prefill back when the endpoint's learned prefill speed says it is done.
 """
 
@@ -25,6 +25,9 @@ class Endpoint:
     gone: bool = False  # left discovery; kept until its last request ends
     prefill_tokens: int = 0  # uncached prompt tokens dispatched and not yet computed
     in_flight: int = 0  # our requests on it
+    decoding: int = 0  # those of them whose first token was seen, or should be there by estimate
+    context_tokens: int = 0  # prompt tokens of our requests on it, cached or not
+    cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
     report: LoadReported | None = None
     prefill_rate: float = 0.0  # learned [uncached tokens per microsecond]; 0 = unknown
@@ -104,6 +107,7 @@ class Fleet:
         request.endpoint, request.routed_at_us = endpoint.id, now_us
         request.uncached_tokens, request.prefilling = uncached_tokens, True
         endpoint.prefill_tokens += uncached_tokens
+        endpoint.context_tokens += request.arrived.prompt_tokens
         endpoint.in_flight += 1
         request.ahead_tokens = endpoint.prefill_tokens
         if not request.arrived.stream and endpoint.prefill_rate > 0:
@@ -117,6 +121,7 @@ class Fleet:
             return
         request.prefilling = False
         endpoint.prefill_tokens -= request.uncached_tokens
+        endpoint.decoding += 1
         if seen and request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN and now_us > request.routed_at_us:
             rate = request.ahead_tokens / (now_us - request.routed_at_us)
             old = endpoint.prefill_rate
@@ -130,6 +135,8 @@ class Fleet:
         if request.prefilling:
             self.prefilled(request, now_us, seen=False)
         endpoint.in_flight -= 1
+        endpoint.decoding -= 1
+        endpoint.context_tokens -= request.arrived.prompt_tokens
         request.endpoint = None
         if endpoint.gone:
             self._forget_if_idle(endpoint)

@@ -39,6 +39,7 @@ class Choice:
     cached_tokens: int
     uncached_tokens: int
     why: Why
+    cold: bool  # no endpoint that was scored held a block of the prompt
 
 
 def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str, int], why_max: int) -> Choice | None:
@@ -70,7 +71,8 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
         len(known.endpoints),
         left_out,
     )
-    return Choice(known.endpoints[index], known.cached_tokens[index], known.uncached_tokens[index], why)
+    cached = known.cached_tokens
+    return Choice(known.endpoints[index], cached[index], known.uncached_tokens[index], why, not any(cached))
 
 
 def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:

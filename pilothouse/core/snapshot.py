@@ -27,6 +27,7 @@ class DispatcherState(msgspec.Struct, frozen=True):
     sessions: list[tuple[int, EndpointId]]
     retries: RetryBudget
     index: IndexState
+    decisions: int = 0
 
 
 def save(dispatcher: "Dispatcher") -> bytes:
@@ -43,6 +44,7 @@ def save(dispatcher: "Dispatcher") -> bytes:
             list(dispatcher.sessions.last.items()),
             dispatcher.retries,
             dispatcher.index.snapshot(),
+            dispatcher.decisions,
         )
     )
 
@@ -51,7 +53,7 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     """Puts a new dispatcher into a saved state. Raises msgspec.DecodeError on bytes that `save` did not write."""
     state = msgspec.msgpack.decode(data, type=DispatcherState)
     dispatcher.now_us, dispatcher.turns = state.now_us, state.turns
-    dispatcher.policy_failures = state.policy_failures
+    dispatcher.policy_failures, dispatcher.decisions = state.policy_failures, state.decisions
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)

@@ -19,6 +19,7 @@ from pilothouse.core.units import BlockKey, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
+from pilothouse.sim.gaps import Gaps
 from pilothouse.sim.jump import Jump
 
 
@@ -32,6 +33,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequences_max: int = 1024
     admission: Admission = WholePrompt()
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
+    prefix_cache: bool = True  # off: nothing is ever reused, nor reported
 
     def __post_init__(self) -> None:
         if self.kv_blocks < 1 or self.block_size < 1 or self.sequences_max < 1:
@@ -48,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     prompt_tokens: int
     output_tokens: int
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
+    group: int = 0  # whose token gaps are counted together
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +65,7 @@ class Sequence:
     order: int = -1  # of admission
     since: int = -1  # step at which it began to decode; -1 = not yet
     private: int = 0  # blocks, while it prefills
+    told_ps: int = 0  # when it had its last token, if it was preempted since
     node: Node | None = None  # end of its chain of named blocks
 
 
@@ -89,11 +93,14 @@ class Engine:
     def __init__(self, spec: EngineSpec, *, reporting: bool = False) -> None:
         self.spec, self.store = spec, BlockStore(spec.kv_blocks, reporting=reporting)
         self.steps = self.preemptions = 0  # for statistics
+        self.gaps: Gaps | None = None  # who counts the time between tokens
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # by order of admission
         self._clock = StepClock(spec.step_time)
         self._prefilling: list[Sequence] = []
         self._decoding = self._sum_context = 0
+        self._decoding_of: dict[int, int] = {}  # group -> decoding sequences; those of group 0 are not counted
+        self._aborted: list[RequestId] = []  # leave with the step under way
         self._phases = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
         self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
         self._orders = 0
@@ -115,12 +122,28 @@ class Engine:
 
     def submit(self, job: Job, now_us: Micros) -> None:
         assert self.fits(job), f"request {job.request} can never fit"
+        if not self.spec.prefix_cache:
+            job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
         self.waiting.append(Sequence(job, job.prompt_tokens))
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         elif self._jump is not None:
-            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
-            self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+            self._cut(now_us)
+
+    def abort(self, request: RequestId, now_us: Micros) -> None:
+        """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
+        for sequence in self.waiting:
+            if sequence.job.request == request:
+                self.waiting.remove(sequence)
+                break
+        else:
+            self._aborted.append(request)
+        self._cut(now_us)
+
+    def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
+        """Other step times, from the next step on."""
+        self._cut(now_us)
+        self._clock = StepClock(step_time)
 
     def cancel(self, request: RequestId) -> bool:
         """Its client has gone: the place and the blocks are free at once, the step under way takes as long as it takes.
@@ -158,6 +181,9 @@ class Engine:
         """Ends what is under way and begins what comes next."""
         assert now_us == self.next_step_us(), f"step at {now_us}, due at {self.next_step_us()}"
         done, stretch, self._granted = Done(), self._stretch, False
+        if self.gaps is not None and self._decoding:
+            span_ps = self._end_ps - self._start_ps
+            self.gaps.decoded(self._jump, stretch, span_ps, self._decoding, self._decoding_of)
         if self._jump is not None:
             self.store.take(self._jump.blocks(stretch))
         self.steps += stretch
@@ -167,6 +193,8 @@ class Engine:
             sequence.computed += tokens
             if sequence.computed == sequence.target:
                 self._begin_decoding(sequence, done)
+        if self._aborted:
+            self._drop_aborted()
         self._stretch = 0
         self._schedule(self._end_ps)
         if self.store.reporting:
@@ -230,6 +258,12 @@ class Engine:
         used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
         self._end_ps = now_ps + self._clock.fixed_ps(self._decoding) + self._clock.context_ps(self._sum_context, used)
 
+    def _cut(self, now_us: Micros) -> None:
+        """A jump ends with the step that is under way."""
+        if self._jump is not None and self._stretch:
+            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
+            self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+
     def _under_way(self, at_ps: int) -> int:
         """Which step of the jump is the first to end at this time or later, counted from 1."""
         assert self._jump is not None
@@ -291,9 +325,13 @@ class Engine:
         job, steps = sequence.job, self.steps
         if not sequence.generated:
             done.first.append(job.request)
+        elif self.gaps is not None:
+            self.gaps.resumed(self._end_ps - sequence.told_ps, job.group)
         sequence.generated += 1
         sequence.since = steps
         self._decoding += 1
+        if job.group:
+            self._decoding_of[job.group] = self._decoding_of.get(job.group, 0) + 1
         self._sum_context += sequence.target
         self._phases[(sequence.target - steps) % self.spec.block_size] += 1
         if sequence.generated == job.output_tokens:
@@ -331,11 +369,18 @@ class Engine:
             context = sequence.target + self.steps - sequence.since
             private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
             self._decoding -= 1
+            if sequence.job.group:
+                self._decoding_of[sequence.job.group] -= 1
             self._sum_context -= context
             self._phases[(sequence.target - sequence.since) % self.spec.block_size] -= 1
         else:
             self._prefilling.remove(sequence)
         self.store.release(sequence.node, private)
+
+    def _drop_aborted(self) -> None:
+        for sequence in [s for s in self.running.values() if s.job.request in self._aborted]:
+            self._leave(sequence)
+        self._aborted.clear()
 
     def _preempt(self) -> None:
         """The sequence admitted last gives up its blocks; it goes back to the head of the queue and starts over."""
@@ -343,6 +388,7 @@ class Engine:
         self._leave(sequence)
         if sequence.since >= 0:
             sequence.generated += self.steps - sequence.since
+            sequence.told_ps = self._end_ps
         sequence.target = sequence.job.prompt_tokens + sequence.generated
         sequence.since, sequence.private, sequence.node, sequence.computed = -1, 0, None, 0
         self.waiting.appendleft(sequence)

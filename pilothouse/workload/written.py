@@ -1,0 +1,12 @@
+"""How specifications look when people write them: a duration's field has no unit in its name, the value has one."""
+
+import msgspec
+
+
+def as_written(name: str) -> str:
+    """`pause_us` in Python is `pause: 30s` in a file; `seconds` is `duration: 50s`."""
+    return "duration" if name == "seconds" else name.removesuffix("_us")
+
+
+class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=as_written):
+    """Base of every specification in a workload file."""

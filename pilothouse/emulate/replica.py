@@ -35,6 +35,7 @@ class Work:
     scheduled_us: int = -1
     first_us: int = -1
     token_us: int = -1  # the last token
+    started: bool = False  # the engine knows it
     cancelled: bool = False
 
     @property
@@ -95,8 +96,9 @@ class Replica:
         if self._works.pop(work.id, None) is None:
             return
         work.cancelled = True
-        self._catch_up()
-        self.engine.cancel(work.id)
+        now_us = self._catch_up()
+        if work.started:
+            self.engine.abort(work.id, now_us)
         self.metrics.success.add((*self.metrics.labels, "abort"))
         self._retired.append(work.chain)
         if self.engine.next_step_us() is None:
@@ -187,6 +189,7 @@ class Replica:
         answer, prompt = work.answer, work.answer.prompt
         output = work.chain.keys[len(prompt.keys) :]
         job = Job(work.id, prompt.keys, prompt.tokens, answer.plan.tokens, output)
+        work.started = True
         self.engine.submit(job, Micros(now_us))
         self._note_admitted(now_us)
 

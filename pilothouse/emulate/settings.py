@@ -1,5 +1,6 @@
 """What is emulated: from names of the catalogue to an engine's limits, and everything a user may change about it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -7,13 +8,14 @@ import msgspec
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.live.tokens.dialect import Algorithm
-from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Model, model_named
-from pilothouse.perf.memory import Precision, kv_bytes_per_token, kv_tokens
-from pilothouse.perf.priors import estimate
+from pilothouse.perf.catalog import Model, gpu_named, model_named, precision_named
+from pilothouse.perf.coefficients import step_time
+from pilothouse.perf.memory import kv_bytes_per_token, kv_tokens
 from pilothouse.perf.step_time import StepTime
 from pilothouse.sim.engine import EngineSpec
 
-Named = TypeVar("Named", Model, Gpu)
+Named = TypeVar("Named")
+HASHINGS = ("sha256_cbor", "sha256")  # the others of vLLM are seeded at random
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +27,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     precision: str = "bf16"
     served_name: str = ""  # "" = the model as it was named
     tokenizer: Path | None = None
-    step_time: Path | None = None  # a file of coefficients; None = estimated
+    step_time: Path | None = None  # a file of coefficients; None = the best known
     max_model_len: int = 32_768  # tokens: the native context of the Qwen3 family
     block_size: int = 16  # tokens: vLLM's default on GPUs
     kv_blocks: int | None = None
@@ -58,24 +60,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def settle(wanted: Wanted) -> Settings:
     """Raises ConfigError with every problem that can be told apart."""
     problems: list[Problem] = []
-    model = _named(wanted.model, MODELS, "--model", problems)
-    gpu = _named(wanted.gpu, GPUS, "--gpu", problems)
-    for option, value in (("--precision", wanted.precision), ("--hashing", wanted.hashing)):
-        known = [p.value for p in Precision] if option == "--precision" else ["sha256", "sha256_cbor"]
-        if value not in known:
-            problems.append(Problem(option, f"unknown: {value!r}; known: {', '.join(known)}"))
+    model = _named(model_named, wanted.model, "--model", problems)
+    gpu = _named(gpu_named, wanted.gpu, "--gpu", problems)
+    precision = _named(precision_named, wanted.precision, "--precision", problems)
+    if wanted.hashing not in HASHINGS:
+        problems.append(Problem("--hashing", f"unknown: {wanted.hashing!r}; known: {', '.join(HASHINGS)}"))
     if wanted.time_scale <= 0 or wanted.transfer_gb_per_s <= 0:
         problems.append(Problem("--time-scale, --transfer-gb-per-s", "must be above zero"))
-    if problems or model is None or gpu is None:
+    if problems or model is None or gpu is None or precision is None:
         raise ConfigError(problems)
-    precision = Precision(wanted.precision)
     blocks = wanted.kv_blocks
     if blocks is None:
         blocks = kv_tokens(model, gpu, wanted.tp, precision, wanted.utilisation) // wanted.block_size
     if blocks < 4:
         what = f"{model.name} in {precision} leaves no room for KV on {gpu.name} at tp {wanted.tp}"
         raise ConfigError([Problem("--tp", f"{what}: raise it, or choose a smaller precision")])
-    times = _step_time(wanted.step_time) if wanted.step_time else estimate(model, gpu, wanted.tp, precision)
+    times = _step_time(wanted.step_time) if wanted.step_time else step_time(model, gpu, wanted.tp, precision)
     try:
         spec = EngineSpec(
             times,
@@ -107,19 +107,12 @@ def lora_named(text: str) -> tuple[str, str]:
     return name, path or f"emulated/{name}"
 
 
-def _named(name: str, known: dict[str, Named], option: str, problems: list[Problem]) -> Named | None:
-    """By full name, or by the part that people say: qwen3-32b, h100."""
-    if known is MODELS:
-        try:
-            return model_named(name)  # type: ignore[return-value]
-        except KeyError:
-            pass
-    wanted = name.lower()
-    for full, found in known.items():
-        if wanted in (full.lower(), full.rpartition("/")[2].lower(), full.partition("_")[0].lower()):
-            return found
-    problems.append(Problem(option, f"{name!r} is not in the catalogue; known: {', '.join(known)}"))
-    return None
+def _named(find: Callable[[str], Named], name: str, option: str, problems: list[Problem]) -> Named | None:
+    try:
+        return find(name)
+    except KeyError as error:
+        problems.append(Problem(option, str(error.args[0])))
+        return None
 
 
 def _step_time(path: Path) -> StepTime:

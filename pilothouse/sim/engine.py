@@ -145,21 +145,6 @@ class Engine:
         self._cut(now_us)
         self._clock = StepClock(step_time)
 
-    def cancel(self, request: RequestId) -> bool:
-        """Its client has gone: the place and the blocks are free at once, the step under way takes as long as it takes.
-        Not while a jump is under way. False if nothing of that name is here."""
-        assert self._jump is None, "a jump cannot lose a sequence: set macro_steps to False"
-        for place, sequence in enumerate(self.waiting):
-            if sequence.job.request == request:
-                del self.waiting[place]
-                return True
-        for sequence in self.running.values():
-            if sequence.job.request == request:
-                self._leave(sequence)
-                self._chunks = [chunk for chunk in self._chunks if chunk[0] is not sequence]
-                return True
-        return False
-
     def progress(self) -> list[tuple[RequestId, int]]:
         """Output tokens so far of every sequence that decodes, as of the last step."""
         steps = self.steps

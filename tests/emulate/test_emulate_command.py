@@ -37,7 +37,7 @@ def test_it_says_that_it_is_emulated_serves_and_stops(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--gpu", "h1000"], "--gpu: 'h1000' is not in the catalogue"), (["--fault", "7:slow=2"], "no replica 7"),
+    [(["--gpu", "h1000"], "--gpu: unknown GPU 'h1000'"), (["--fault", "7:slow=2"], "no replica 7"),
      (["--tokenizer", "nowhere-at-all"], "nowhere-at-all"), (["--port", "70000"], "not an address")],
 )  # fmt: skip
 def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str) -> None:

@@ -76,7 +76,7 @@ def test_it_says_everywhere_that_it_is_emulated(api: Api) -> None:
     assert "emulated" in api.get("/v1/models")["data"][0]["owned_by"]
     assert "emulated" in api.chat("Hello")["system_fingerprint"]
     assert "Emulated." in api.metrics()
-    assert api.get("/emulator")[0]["step_time"]["label"] == "Estimated"
+    assert api.get("/emulator")[0]["step_time"]["label"] == "Estimated (fitted)"
 
 
 def test_adapters_come_and_go_and_have_blocks_of_their_own(api: Api) -> None:
@@ -126,7 +126,7 @@ def test_prefill_here_decode_there(cache: Path) -> None:
 
 
 def test_a_client_that_leaves_frees_its_place(cache: Path) -> None:
-    with emulated(cache, time_scale=0.01) as (api,):
+    with emulated(cache, time_scale=0.1) as (api,):
         for stream in (True, False):
             body = json.dumps(chat("Hello", max_tokens=500, stream=stream)).encode()
             with closing(socket.create_connection((api.host, api.port))) as client:
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_frees_its_place(cache: Path) -> None:
 
 
 def test_a_full_queue_is_said(cache: Path) -> None:
-    with emulated(cache, time_scale=0.01, sequences_max=1, queued_max=1) as (api,), _sent(api, 2):
+    with emulated(cache, time_scale=0.1, sequences_max=1, queued_max=1) as (api,), _sent(api, 2):
         assert wait_until(lambda: api.value("num_requests_waiting") == 1, 10)
         status, answer = api.post(CHAT, chat("Hello"))
         assert status == 503 and answer["error"]["type"] == "Service Unavailable"

@@ -1,7 +1,6 @@
 """Generation requests of one emulated engine: from a body to work on the engine."""
 
 import asyncio
-from typing import Any
 
 import xxhash
 
@@ -17,12 +16,12 @@ from pilothouse.emulate.faults import NONE, Faults
 from pilothouse.emulate.filler import Words
 from pilothouse.emulate.kv_blocks import Chain
 from pilothouse.emulate.loras import Loras
-from pilothouse.emulate.prompts import INLINE_CHARS, Prompt, Prompts, Read, scope_of
+from pilothouse.emulate.prompts import INLINE_CHARS, Found, Prompt, Prompts, Read, scope_of
 from pilothouse.emulate.replica import Replica, Work
 from pilothouse.emulate.settings import Settings
 from pilothouse.emulate.transfer import fetch_us, handed_over
 from pilothouse.live.clock import Clock
-from pilothouse.live.tokens.dialect import ID_BYTES, pack
+from pilothouse.live.tokens.dialect import ID_BYTES, Scope, pack
 
 ID_CHARS_MAX = 128  # of a client's x-request-id
 
@@ -39,7 +38,7 @@ class Generation:
         self._replica, self._luck, self._address, self._engine_id = replica, luck, address, engine_id
         self._clock = Clock()
         self._requests = 0
-        self._encoding: set[asyncio.Task[None]] = set()
+        self._reading: set[asyncio.Task[None]] = set()
 
     def handle(self, connection: Connection, request: Request) -> None:
         """A POST to one of the two routes. Raises Refused."""
@@ -56,30 +55,34 @@ class Generation:
         self._replica.check_room()
         read, scope = self._prompts.read(request.path, body), scope_of(body, lora)
         named = self._named(request, asked, number)
+        prompts, found = self._prompts, None
         if sum(map(len, read.unknown)) <= INLINE_CHARS:
-            prompt = self._prompts.name(self._prompts.ids(read, self._prompts.encode(read.unknown)), scope)
-            self._start(connection, named, asked, prompt)
-            return
+            found = prompts.look_up(prompts.ids(read, prompts.encode(read.unknown)), scope)
+            if found.is_short:
+                self._start(connection, named, asked, prompts.name(found, prompts.compute(found)))
+                return
         task = asyncio.get_running_loop().create_task(
-            self._encode(connection, named, asked, read, body, lora), name=f"encode/{named.id}"
+            self._start_slowly(connection, named, asked, read, scope, found), name=f"prompt/{named.id}"
         )
-        self._encoding.add(task)
-        task.add_done_callback(self._encoding.discard)
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
         connection.gone = task.cancel  # type: ignore[assignment]
 
     def close(self) -> None:
-        for task in list(self._encoding):
+        for task in list(self._reading):
             task.cancel()
 
-    async def _encode(
-        self, connection: Connection, named: Named, asked: Asked, read: Read, body: dict[str, Any],
-        lora: tuple[str, str] | None,
-    ) -> None:  # fmt: skip
-        """A long prompt: its text is encoded in a thread."""
+    async def _start_slowly(
+        self, connection: Connection, named: Named, asked: Asked, read: Read, scope: Scope, found: Found | None
+    ) -> None:
+        """A long prompt: it is encoded and hashed in a thread."""
+        prompts = self._prompts
         try:
-            encoded = await asyncio.to_thread(self._prompts.encode, read.unknown)
-            prompt = self._prompts.name(self._prompts.ids(read, encoded), scope_of(body, lora))
-            self._start(connection, named, asked, prompt)
+            if found is None:
+                encoded = await asyncio.to_thread(prompts.encode, read.unknown)
+                found = prompts.look_up(prompts.ids(read, encoded), scope)
+            computed = await asyncio.to_thread(prompts.compute, found)
+            self._start(connection, named, asked, prompts.name(found, computed))
         except Refused as refused:
             connection.refuse(refused)
 

@@ -14,11 +14,12 @@ from pilothouse.live.tokens.dialect import ID_BYTES, NO_SCOPE, Dialect, Scope, p
 from pilothouse.live.tokens.encode import Cut, Key
 from pilothouse.live.tokens.exact import ExactTokens, truncated
 from pilothouse.live.tokens.inexact import Inexact
-from pilothouse.live.tokens.prefix_memo import PrefixMemo, compute, keys_of
+from pilothouse.live.tokens.prefix_memo import Node, PrefixMemo, compute, keys_of
 from pilothouse.live.tokens.requests import EngineSettings, Wanted
 
 MEMORY_BYTES = 128 << 20  # for texts, and as much again for block names: a few hundred long prompts
-INLINE_CHARS = 20_000  # of text not seen before; more is encoded beside the event loop: about 10 ms
+INLINE_CHARS = 20_000  # of text not seen before; more is encoded beside the event loop: about 5 ms
+INLINE_TOKENS = 4_096  # whose blocks have no name yet; more are named beside the event loop: about 3 ms
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -46,8 +47,21 @@ class Read(msgspec.Struct, frozen=True):
     unknown: list[Key]
 
 
+class Found(msgspec.Struct, frozen=True):
+    """A prompt before its new blocks are named."""
+
+    chunks: list[bytes]
+    scope: Scope
+    path: list[Node]
+    missing: list[bytes]
+
+    @property
+    def is_short(self) -> bool:
+        return sum(map(len, self.missing)) <= INLINE_TOKENS * ID_BYTES
+
+
 class Prompts:
-    """Belongs to one event loop, except `encode`, which may run in a thread."""
+    """Belongs to one event loop, except `encode` and `compute`, which may run in a thread."""
 
     def __init__(self, folder: Path, dialect: Dialect, max_model_len: int) -> None:
         self.folder, self.dialect, self.max_model_len = folder, dialect, max_model_len
@@ -70,6 +84,7 @@ class Prompts:
         return Read(wanted, cut, self._exact.encoder.unknown(cut))
 
     def encode(self, keys: Sequence[Key]) -> list[bytes]:
+        """The packed ids of texts."""
         return self._exact.encoder.encode(keys)
 
     def ids(self, read: Read, encoded: list[bytes]) -> list[bytes]:
@@ -87,14 +102,21 @@ class Prompts:
         read = self.read(route, body)
         return list(unpack(b"".join(self.ids(read, self.encode(read.unknown)))))
 
-    def name(self, chunks: list[bytes], scope: Scope) -> Prompt:
-        """Names the blocks; what is shared with earlier prompts is not hashed again. Raises Refused if it is too long."""
+    def look_up(self, chunks: list[bytes], scope: Scope) -> Found:
+        """What earlier prompts share with it is known and not hashed again. Raises Refused if it is too long."""
         self.check_length(sum(map(len, chunks)) // ID_BYTES)
         path = self._memo.walk(self._memo.root(scope), chunks)
-        computed = compute(self.dialect, scope, path[-1], chunks[len(path) - 1 :])
-        self._memo.keep(path, chunks, computed)
-        keys = keys_of(path)
-        return Prompt(b"".join(chunks), keys, path[-1].digest, scope, len(keys) * self.dialect.block_size)  # type: ignore[arg-type]
+        return Found(chunks, scope, path, chunks[len(path) - 1 :])
+
+    def compute(self, found: Found) -> list[Node]:
+        """Names the blocks that are not known. May run in a thread."""
+        return compute(self.dialect, found.scope, found.path[-1], found.missing)
+
+    def name(self, found: Found, computed: list[Node]) -> Prompt:
+        self._memo.keep(found.path, found.chunks, computed)
+        path, size = found.path, self.dialect.block_size
+        keys: list[BlockKey] = keys_of(path)  # type: ignore[assignment]
+        return Prompt(b"".join(found.chunks), keys, path[-1].digest, found.scope, len(keys) * size)
 
     def check_length(self, tokens: int) -> None:
         limit = self.max_model_len

@@ -1,44 +1,29 @@
-"""One emulated engine behind one address: its routes, its faults, its life and death."""
+"""One emulated engine behind one address: its faults, its life and death, and who answers which path."""
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from pilothouse import __version__
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.core.random_stream import stream
 from pilothouse.emulate import asked as asking
-from pilothouse.emulate.asked import CHAT, COMPLETIONS
+from pilothouse.emulate.api import Api, Handler
 from pilothouse.emulate.bodies import FINGERPRINT
-from pilothouse.emulate.cache_config import cache_config
 from pilothouse.emulate.connection import Connection, Request
-from pilothouse.emulate.errors import Refused, invalid
+from pilothouse.emulate.errors import Refused
 from pilothouse.emulate.faults import NONE, Faults
 from pilothouse.emulate.filler import Words
-from pilothouse.emulate.generation import Generation
-from pilothouse.emulate.kv_publisher import KvPublisher
-from pilothouse.emulate.loras import Loras
-from pilothouse.emulate.metrics import EngineMetrics
-from pilothouse.emulate.pace import Pace
+from pilothouse.emulate.life import begin
 from pilothouse.emulate.prompts import Prompts
-from pilothouse.emulate.replica import Replica
 from pilothouse.emulate.settings import Settings
-from pilothouse.emulate.transfer import engine_id
-from pilothouse.live.clock import Clock
 from pilothouse.live.supervise import supervised
-from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.engine import EngineSpec
 
 log = logging.getLogger(__name__)
 
-VLLM_VERSION = "0.32.0"  # whose API this is
-METRICS_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
 REBIRTHS_MAX = 250  # attempts to bind again, 20 ms apart
 NOT_FOUND, NOT_ALLOWED = b'{"detail":"Not Found"}', b'{"detail":"Method Not Allowed"}'
-
-Handler = Callable[[Connection, Request], None]
 
 
 class Emulator:
@@ -55,31 +40,14 @@ class Emulator:
         self.peers: list[Emulator] = [self]  # all of this process, for faults
         self._settings, self._prompts, self._words = settings, prompts, words
         self._kv_ports = (kv_port, kv_port + 1) if kv_port else (0, 0)
-        self._clock = Clock()
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._lives = 0
-        self._born()
-        self._routes: dict[str, dict[str, Handler]] = {
-            CHAT: {"POST": self._generate},
-            COMPLETIONS: {"POST": self._generate},
-            f"{CHAT}/render": {"POST": self._render},
-            f"{COMPLETIONS}/render": {"POST": self._render},
-            "/tokenize": {"POST": self._tokenize},
-            "/detokenize": {"POST": self._detokenize},
-            "/v1/models": {"GET": self._models},
-            "/health": {"GET": self._ok},
-            "/ping": {"GET": self._ok, "POST": self._ok},
-            "/version": {"GET": self._version},
-            "/metrics": {"GET": self._metrics},
-            "/load": {"GET": self._load},
-            "/kv_event_sources": {"GET": self._kv_event_sources},
-            "/reset_prefix_cache": {"POST": self._reset_prefix_cache},
-            "/v1/load_lora_adapter": {"POST": self._load_lora},
-            "/v1/unload_lora_adapter": {"POST": self._unload_lora},
+        self._own: dict[str, dict[str, Handler]] = {
             "/emulator": {"GET": self._status},
             "/emulator/faults": {"GET": self._show_faults, "POST": self._set_faults, "DELETE": self._clear_faults},
         }
+        self._born()
 
     @property
     def spec(self) -> EngineSpec:
@@ -109,11 +77,11 @@ class Emulator:
 
     def inject(self, faults: Faults) -> None:
         """From now on; what was asked for before is over."""
-        self.faults = self._generation.faults = faults
+        self.faults = self._life.generation.faults = faults
         self.hung = faults.hang
         self._changed.set()
         if not self._dead:
-            self._replica.change_pace(self._factor())
+            self._life.replica.change_pace(self._factor())
 
     def drain(self) -> None:
         """Closes connections that have nothing to do."""
@@ -126,28 +94,18 @@ class Emulator:
             self._die()
 
     def _born(self) -> None:
-        """A new process, as far as anybody can tell: empty cache, new counts, a new time of start."""
-        settings, wanted = self._settings, self._settings.wanted
-        self._loras = Loras(settings.served, settings.loras)
-        self._publisher: KvPublisher | None = None
-        if wanted.kv_events:
-            self._publisher = KvPublisher(self.host, self._kv_ports, self._clock.wall_s)
-            self._kv_ports = self._publisher.ports  # those who follow it expect it there after a restart
-        self._metrics_ = EngineMetrics(
-            settings.served, wanted.max_model_len, cache_config(settings), len(settings.loras), self._clock.wall_s()
-        )
-        publish = self._publisher.publish if self._publisher else None
-        engine = Engine(settings.spec, reporting=publish is not None)
-        pace = Pace(self._clock, self._factor())
-        self._replica = Replica(engine, pace, self._metrics_, publish, wanted.queued_max)
-        self._lives += 1
-        name = f"{self.number}/{self._lives}"
-        self._generation = Generation(
-            settings, self._prompts, self._words, self._replica, self._loras, stream(wanted.seed, f"emulate/{name}"),
-            (self.host, self.port), engine_id(wanted.seed, name),
-        )  # fmt: skip
-        self._generation.faults = self.faults
-        self._dead = False
+        """A new process, as far as anybody can tell."""
+        name = f"{self.number}/{self._lives + 1}"
+
+        def address() -> tuple[str, int]:
+            return self.host, self.port
+
+        self._life = begin(self._settings, self._prompts, self._words, name, address, self._kv_ports, self._factor())
+        self._lives, self._dead = self._lives + 1, False
+        self._life.generation.faults = self.faults
+        if self._life.publisher is not None:
+            self._kv_ports = self._life.publisher.ports  # those who follow it expect it there after a restart
+        self._routes = Api(self._life).routes | self._own
 
     async def _reborn(self) -> None:
         """Its old sockets are given back in the background: until then their addresses are taken."""
@@ -162,11 +120,7 @@ class Emulator:
 
     def _die(self) -> None:
         self._dead = True
-        self._generation.close()
-        self._replica.close()
-        if self._publisher is not None:
-            self._publisher.close()
-            self._publisher = None
+        self._life.end()
         for connection in list(self.connections):
             connection.abort()
 
@@ -183,8 +137,8 @@ class Emulator:
             self.inject(NONE)
 
     async def _serve_replays(self) -> None:
-        if self._publisher is not None:
-            await self._publisher.serve()
+        if self._life.publisher is not None:
+            await self._life.publisher.serve()
 
     async def _set_listening(self, wanted: bool) -> None:
         if wanted and self._server is None:
@@ -220,81 +174,10 @@ class Emulator:
             log.exception("a request crashed")
             connection.refuse(Refused("Internal server error", 500))
 
-    def _generate(self, connection: Connection, request: Request) -> None:
-        self._generation.handle(connection, request)
-
-    def _render(self, connection: Connection, request: Request) -> None:
-        body = asking.decode(request.body)
-        route = request.path.removesuffix("/render")
-        asking.read(body, route == CHAT, self._prompts.max_model_len)
-        rendered = {"token_ids": self._ids(route, body), "features": None, "model": self._settings.served}
-        connection.reply(200, msgspec.json.encode(rendered if route == CHAT else [rendered]))
-
-    def _tokenize(self, connection: Connection, request: Request) -> None:
-        body = asking.decode(request.body)
-        if "prompt" not in body and "messages" not in body:
-            raise invalid("missing", "body.prompt", "Field required")
-        ids = self._ids("/tokenize", body)
-        strings = [self._prompts.tokenizer.id_to_token(i) for i in ids] if body.get("return_token_strs") else None
-        limit = self._prompts.max_model_len
-        answer = {"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": strings}
-        connection.reply(200, msgspec.json.encode(answer))
-
-    def _detokenize(self, connection: Connection, request: Request) -> None:
-        body = asking.decode(request.body)
-        self._loras.find(_model(body))
-        if "tokens" not in body:
-            raise invalid("missing", "body.tokens", "Field required")
-        try:
-            ids = msgspec.convert(body["tokens"], list[int])
-            text = self._prompts.tokenizer.decode(ids, skip_special_tokens=False)
-        except (msgspec.ValidationError, OverflowError):
-            raise invalid("list_type", "body.tokens", "Input should be a valid list") from None
-        connection.reply(200, msgspec.json.encode({"prompt": text}))
-
-    def _ids(self, route: str, body: dict[str, Any]) -> list[int]:
-        self._loras.find(_model(body))
-        return self._prompts.all_ids(route, body)
-
-    # What it is
-
-    def _ok(self, connection: Connection, request: Request) -> None:
-        connection.reply(200, b"")
-
-    def _version(self, connection: Connection, request: Request) -> None:
-        version = f"{VLLM_VERSION}+emulated.pilothouse.{__version__}"
-        connection.reply(200, msgspec.json.encode({"version": version}))
-
-    def _models(self, connection: Connection, request: Request) -> None:
-        served, wanted = self._settings.served, self._settings.wanted
-        entries = [_listed(served, str(self._prompts.folder), None, wanted.max_model_len, self._clock.wall_s())]
-        entries += [_listed(name, path, served, None, self._clock.wall_s()) for name, path in self._loras.items()]
-        connection.reply(200, msgspec.json.encode({"object": "list", "data": entries}))
-
-    def _metrics(self, connection: Connection, request: Request) -> None:
-        connection.reply(200, self._metrics_.text(self._replica.gauges()), METRICS_TYPE)
-
-    def _load(self, connection: Connection, request: Request) -> None:
-        gauges = self._replica.gauges()
-        connection.reply(200, msgspec.json.encode({"server_load": gauges.running + gauges.waiting + gauges.deferred}))
-
-    def _kv_event_sources(self, connection: Connection, request: Request) -> None:
-        sources = {"0": self._publisher.described()} if self._publisher is not None else {}
-        connection.reply(200, msgspec.json.encode(sources))
-
-    def _reset_prefix_cache(self, connection: Connection, request: Request) -> None:
-        connection.reply(200, msgspec.json.encode({"success": self._replica.reset_cache()}))
-
-    def _load_lora(self, connection: Connection, request: Request) -> None:
-        connection.reply(200, self._loras.load(asking.decode(request.body)), b"text/plain; charset=utf-8")
-
-    def _unload_lora(self, connection: Connection, request: Request) -> None:
-        connection.reply(200, self._loras.unload(asking.decode(request.body)), b"text/plain; charset=utf-8")
-
     # The emulator's own
 
     def status(self) -> dict[str, Any]:
-        replica = self._replica
+        replica = self._life.replica
         return {
             "emulated": self._settings.title,
             "label": FINGERPRINT,
@@ -336,35 +219,3 @@ class Emulator:
             if peer.number == number:
                 return peer
         raise Refused(f"there is no replica {number}: there are {len(self.peers)}, from 0", 404)
-
-
-def _model(body: dict[str, Any]) -> str:
-    model = body.get("model")
-    return model if isinstance(model, str) else ""
-
-
-def _listed(name: str, root: str, parent: str | None, max_model_len: int | None, now_s: float) -> dict[str, Any]:
-    permission = {
-        "id": f"modelperm-emulated-{name}",
-        "object": "model_permission",
-        "created": int(now_s),
-        "allow_create_engine": False,
-        "allow_sampling": True,
-        "allow_logprobs": False,
-        "allow_search_indices": False,
-        "allow_view": True,
-        "allow_fine_tuning": False,
-        "organization": "*",
-        "group": None,
-        "is_blocking": False,
-    }
-    return {
-        "id": name,
-        "object": "model",
-        "created": int(now_s),
-        "owned_by": "emulated by pilothouse",
-        "root": root,
-        "parent": parent,
-        "max_model_len": max_model_len,
-        "permission": [permission],
-    }

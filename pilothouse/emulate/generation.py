@@ -1,6 +1,7 @@
 """Generation requests of one emulated engine: from a body to work on the engine."""
 
 import asyncio
+from collections.abc import Callable
 
 import xxhash
 
@@ -17,9 +18,10 @@ from pilothouse.emulate.filler import Words
 from pilothouse.emulate.kv_blocks import Chain
 from pilothouse.emulate.loras import Loras
 from pilothouse.emulate.prompts import INLINE_CHARS, Found, Prompt, Prompts, Read, scope_of
-from pilothouse.emulate.replica import Replica, Work
+from pilothouse.emulate.replica import Replica
 from pilothouse.emulate.settings import Settings
 from pilothouse.emulate.transfer import fetch_us, handed_over
+from pilothouse.emulate.work import Work
 from pilothouse.live.clock import Clock
 from pilothouse.live.tokens.dialect import ID_BYTES, Scope, pack
 
@@ -31,7 +33,7 @@ class Generation:
 
     def __init__(
         self, settings: Settings, prompts: Prompts, words: Words, replica: Replica, loras: Loras, luck: Random,
-        address: tuple[str, int], engine_id: str,
+        address: Callable[[], tuple[str, int]], engine_id: str,
     ) -> None:  # fmt: skip
         self.faults: Faults = NONE
         self._settings, self._prompts, self._words, self._loras = settings, prompts, words, loras
@@ -122,7 +124,7 @@ class Generation:
         """Sets what the answer says of its KV; returns how long KV takes to come here, None if none comes."""
         settings, prompt, answer = self._settings, work.answer.prompt, work.answer
         if asked.transfer.get("do_remote_decode"):
-            host, port = self._address
+            host, port = self._address()
             held = min(self._replica.local_blocks(prompt.keys), (prompt.tokens - 1) // settings.spec.block_size)
             answer.transfer = handed_over(
                 answer.named.id,

@@ -7,40 +7,20 @@ fires: lateness never adds up. Whatever arrives first ends the steps that are du
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from pilothouse.core.units import BlockKey, Micros, RequestId
-from pilothouse.emulate.answer import Answer
+from pilothouse.emulate.accounts import Accounts
 from pilothouse.emulate.errors import Refused
 from pilothouse.emulate.kv_blocks import Chain, KvBlocks
 from pilothouse.emulate.kv_publisher import Event
-from pilothouse.emulate.metrics import EngineMetrics, Finished, Gauges
+from pilothouse.emulate.metrics import EngineMetrics, Gauges
 from pilothouse.emulate.pace import Pace
+from pilothouse.emulate.work import Work
 from pilothouse.sim.engine import Engine, Job, Sequence
 
 EARLY_US = 500  # a step may end this much early: the event loop's timers count whole milliseconds
 LATE_US = 10_000  # a step that ends later than this counts as late
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One request on the engine. Times are the engine's [microseconds]."""
-
-    id: RequestId
-    answer: Answer
-    chain: Chain
-    fetched: int = 0  # prompt tokens whose KV comes from another engine
-    arrived_us: int = 0
-    scheduled_us: int = -1
-    first_us: int = -1
-    token_us: int = -1  # the last token
-    started: bool = False  # the engine knows it
-    cancelled: bool = False
-
-    @property
-    def lora(self) -> str:
-        return self.chain.scope.lora[0] if self.chain.scope.lora else ""
 
 
 class Replica:
@@ -54,7 +34,7 @@ class Replica:
         publish: Callable[[list[Event]], None] | None,
         queued_max: int | None = None,
     ) -> None:
-        self.engine, self.pace, self.metrics = engine, pace, metrics
+        self.engine, self.pace, self._accounts = engine, pace, Accounts(metrics, pace)
         self.steps = self.late_steps = self.latest_us = 0  # for status
         self._publish, self._queued_max = publish, queued_max
         self._blocks = KvBlocks(engine.spec.block_size)
@@ -73,7 +53,7 @@ class Replica:
     def check_room(self) -> None:
         """Raises Refused when the queue is full."""
         if self._queued_max is not None and len(self.engine.waiting) + len(self._fetching) >= self._queued_max:
-            self.metrics.rejected.add((self.metrics.labels[1], "max_num_queued_reqs"))
+            self._accounts.rejected()
             what = "The engine is currently busy and cannot accept new requests. Please try again later or on a"
             raise Refused(f"{what} different instance.", 503)
 
@@ -99,7 +79,7 @@ class Replica:
         now_us = self._catch_up()
         if work.started:
             self.engine.abort(work.id, now_us)
-        self.metrics.success.add((*self.metrics.labels, "abort"))
+        self._accounts.aborted()
         self._retired.append(work.chain)
         if self.engine.next_step_us() is None:
             self._retire()
@@ -232,8 +212,7 @@ class Replica:
                 steady += work.token_us == before_us
                 tokens += 1
                 self._finish(work, cached, at_us)
-        self._count(tokens, steady, self.pace.wall_s(at_us - before_us), prefilled)
-        self.metrics.preemptions.add(self.metrics.labels, engine.preemptions - preemptions)
+        self._accounts.step(tokens, steady, at_us - before_us, prefilled, engine.preemptions - preemptions)
         self._note_admitted(at_us)
         if self._publish and (done.stored or done.removed):
             self._publish(self._blocks.removed(done.removed) + self._blocks.stored(done.stored))
@@ -242,52 +221,17 @@ class Replica:
     def _unsteady(self, work: Work, at_us: int) -> None:
         """A first token, or one after a preemption."""
         if work.first_us >= 0:
-            self.metrics.gaps.of(self.metrics.labels).observe(self.pace.wall_s(at_us - work.token_us))
-            return
-        work.first_us = at_us
-        metrics, labels, prompt = self.metrics, self.metrics.labels, work.answer.prompt.tokens
-        metrics.first.of(labels).observe(self.pace.wall_s(at_us - work.arrived_us))
-        cached = work.answer.cached
-        external = min(work.fetched, cached)
-        metrics.prompt_tokens.add(labels, prompt)
-        metrics.cached.add(labels, cached)
-        amounts = (prompt - cached, cached - external, external)
-        for source, amount in zip(("local_compute", "local_cache_hit", "external_kv_transfer"), amounts, strict=True):
-            metrics.by_source.add((*labels, source), amount)
-        metrics.cached_by.add((*labels, "device"), cached - external)
-        metrics.cached_by.add((*labels, "p2p"), external)
-
-    def _count(self, tokens: int, steady: int, gap_s: float, prefilled: int) -> None:
-        metrics, labels = self.metrics, self.metrics.labels
-        if steady:
-            gaps = metrics.gaps.of(labels)
-            gaps.observe(gap_s)
-            index = next(i for i, bound in enumerate([*gaps.bounds, float("inf")]) if gap_s <= bound)
-            gaps.counts[index] += steady - 1
-            gaps.total += gap_s * (steady - 1)
-        metrics.output_tokens.add(labels, tokens)
-        metrics.step_tokens.of(labels).observe(tokens + prefilled)
+            self._accounts.resumed(at_us - work.token_us)
+        else:
+            work.first_us = at_us
+            self._accounts.first_token(work)
 
     def _finish(self, work: Work, cached: int, at_us: int) -> None:
         if work.first_us < 0:
             self._unsteady(work, at_us)
-        answer, pace = work.answer, self.pace
-        self.metrics.finished(
-            Finished(
-                answer.finish,
-                answer.prompt.tokens,
-                answer.plan.tokens,
-                answer.prompt.tokens - cached,
-                answer.asked.tokens_max or answer.plan.tokens,
-                pace.wall_s(at_us - work.arrived_us),
-                pace.wall_s(work.scheduled_us - work.arrived_us),
-                pace.wall_s(work.first_us - work.scheduled_us),
-                pace.wall_s(at_us - work.first_us),
-                0,
-            )
-        )
+        self._accounts.finished(work, cached, at_us)
         self._retired.append(work.chain)
-        answer.end()
+        work.answer.end()
 
     def _retire(self) -> None:
         """Forgets the blocks of requests that ended, once what they stored has been told."""
@@ -306,14 +250,8 @@ class Replica:
         if not fresh:
             return
         self._orders_seen = fresh[0].order
-        metrics, labels = self.metrics, self.metrics.labels
         for sequence in fresh:
             work = self._works.get(sequence.job.request)
-            if work is None or work.scheduled_us >= 0:
-                continue
-            work.scheduled_us, work.answer.cached = at_us, sequence.cached
-            metrics.queries.add(labels, sequence.job.prompt_tokens)
-            external = min(work.fetched, sequence.cached)
-            metrics.hits.add(labels, sequence.cached - external)
-            metrics.external_queries.add(labels, work.fetched)
-            metrics.external_hits.add(labels, external)
+            if work is not None and work.scheduled_us < 0:
+                work.scheduled_us, work.answer.cached = at_us, sequence.cached
+                self._accounts.admitted(work, sequence.job.prompt_tokens)

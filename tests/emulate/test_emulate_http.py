@@ -112,6 +112,7 @@ def test_prefill_here_decode_there(cache: Path) -> None:
         handed = prefill.complete(prompt, max_tokens=1, kv_transfer_params={"do_remote_decode": True})
         params = handed["kv_transfer_params"]
         assert params["do_remote_prefill"] and params["remote_num_tokens"] == 1000
+        assert (params["remote_host"], params["remote_port"]) == (prefill.host, prefill.port)
         assert len(params["remote_block_ids"][0]) == 63
         answer = decode.complete(prompt, max_tokens=4, kv_transfer_params=params)
         assert answer["kv_transfer_params"] is None and answer["usage"]["completion_tokens"] == 4

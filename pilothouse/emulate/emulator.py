@@ -18,7 +18,7 @@ from pilothouse.emulate.life import begin
 from pilothouse.emulate.prompts import Prompts
 from pilothouse.emulate.settings import Settings
 from pilothouse.live.supervise import supervised
-from pilothouse.sim.engine import EngineSpec
+from pilothouse.sim.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ class Emulator:
         self._born()
 
     @property
-    def spec(self) -> EngineSpec:
-        """The simulated engine."""
-        return self._settings.spec
+    def engine(self) -> Engine:
+        """The simulated engine of this life."""
+        return self._life.replica.engine
 
     # Life
 
@@ -185,6 +185,7 @@ class Emulator:
             "url": f"http://{self.host}:{self.port}",
             "steps": replica.steps,
             "steps_late": replica.late_steps,
+            "lateness_ms_mean": replica.late_us / 1000 / max(1, replica.steps),
             "lateness_ms_max": replica.latest_us / 1000,
             "preemptions": replica.engine.preemptions,
             "connections": len(self.connections),

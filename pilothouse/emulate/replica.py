@@ -35,7 +35,7 @@ class Replica:
         queued_max: int | None = None,
     ) -> None:
         self.engine, self.pace, self._accounts = engine, pace, Accounts(metrics, pace)
-        self.steps = self.late_steps = self.latest_us = 0  # for status
+        self.steps = self.late_steps = self.late_us = self.latest_us = 0  # for status, by the wall
         self._publish, self._queued_max = publish, queued_max
         self._blocks = KvBlocks(engine.spec.block_size)
         self._works: dict[RequestId, Work] = {}
@@ -190,8 +190,9 @@ class Replica:
         preemptions, prefilled = engine.preemptions, engine.prefill_tokens
         done = engine.step(at_us)
         self.steps += 1
-        late_us = now_us - at_us
-        self.late_steps += late_us > LATE_US * self.pace.factor
+        late_us = int((now_us - at_us) / (self.pace.factor or 1.0))
+        self.late_steps += late_us > LATE_US
+        self.late_us += late_us
         self.latest_us = max(self.latest_us, late_us)
         before_us, self._step_us = self._step_us, int(at_us)
         tokens = steady = 0

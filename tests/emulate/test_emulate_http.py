@@ -12,10 +12,12 @@ import pytest
 import zmq
 from emulating import CHAT, COMPLETIONS, FAST, Api, chat, emulated
 
+from pilothouse.core.random_stream import stream
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.live.inspect import parse_metrics
+from pilothouse.sim.blocks import BlockStore
 from pilothouse.sim.engine import Engine, Job
-from pilothouse.wire.kv_events import BatchDecoder, BlockStored, parse_message
+from pilothouse.wire.kv_events import BatchDecoder, BlockRemoved, BlockStored, keys_of, parse_message
 from rig.engines import wait_until
 
 
@@ -46,7 +48,7 @@ def test_its_times_are_those_of_the_simulated_engine(cache: Path) -> None:
             for name in ("time_to_first_token", "request_decode_time", "e2e_request_latency", "inter_token_latency")
         ]
         assert api.emulator is not None
-        engine = Engine(api.emulator.spec)
+        engine = Engine(api.emulator.engine.spec)
     engine.submit(Job(RequestId("x"), [], 1000, 50), Micros(0))
     ends: list[Micros] = []
     while (at := engine.next_step_us()) is not None:
@@ -54,7 +56,7 @@ def test_its_times_are_those_of_the_simulated_engine(cache: Path) -> None:
         engine.step(at)
     first, last = ends[0], ends[-1]
     assert told_us == pytest.approx([first, last - first, last, last - first], abs=2)
-    assert api.emulator.spec == engine.spec
+    assert api.emulator.engine.spec == engine.spec
 
 
 @pytest.mark.parametrize(
@@ -194,6 +196,17 @@ def test_a_crash_loses_everything_and_is_over_in_time(cache: Path) -> None:
         assert api.complete(prompt)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
 
 
+def test_who_refuses_is_not_reached_and_finishes_what_it_has(cache: Path) -> None:
+    with emulated(cache, 2, time_scale=0.2) as (api, other), _sent(api, 1) as (client,):
+        assert wait_until(lambda: other.get("/emulator")[0]["steps"] > 0, 10)
+        other.post("/emulator/faults", {"replica": 0, "refuse": True})
+        assert wait_until(lambda: not _answers(api), 5)
+        other.post("/emulator/faults", {"replica": 0, "slow": 0.01})
+        assert wait_until(lambda: _answers(api), 5)
+        client.settimeout(20)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_hang_answers_nothing_and_goes_on_afterwards(cache: Path) -> None:
     with emulated(cache, 2) as (api, other), closing(socket.create_connection((api.host, api.port))) as client:
         other.post("/emulator/faults", {"replica": 0, "hang": True})
@@ -210,6 +223,66 @@ def _answers(api: Api) -> bool:
         return api.ask("GET", "/health")[0] == 200
     except OSError:
         return False
+
+
+def test_events_add_up_to_what_the_engine_holds(cache: Path) -> None:
+    """In a cache too small for what is asked, with clients that hang up: evictions, preemptions, aborts."""
+    luck = stream(1, "events")
+    with emulated(cache, kv_blocks=60, block_size=4, max_model_len=200, loras=("ad1",), time_scale=50.0) as (api,):
+        clients = []
+        for i in range(150):
+            ids = [luck.randrange(3) + 30] * luck.randrange(4, 40) + [luck.randrange(50, 60)] * luck.randrange(1, 60)
+            body = {"model": luck.choice(["tiny", "ad1"]), "prompt": ids, "max_tokens": luck.randrange(1, 60)}
+            data = json.dumps(body | {"stream": True}).encode()
+            client = socket.create_connection((api.host, api.port))
+            client.sendall(
+                b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (COMPLETIONS.encode(), len(data)) + data
+            )
+            clients.append(client)
+            if i % 5 == 0:
+                clients.pop(luck.randrange(len(clients))).close()
+        assert wait_until(lambda: api.value("request_success_total") == 150, 30)
+        for client in clients:
+            client.close()
+        assert (
+            api.value("num_preemptions_total") > 0 and api.value("request_success_total", finished_reason="abort") > 0
+        )
+        held, removed = _replayed(api.get("/kv_event_sources")["0"]["replay_endpoint"])
+        assert api.emulator is not None
+        store = api.emulator.engine.store
+        store.check()
+        assert held == _contents(store) and removed > 100
+
+
+def _contents(store: BlockStore) -> set[int]:
+    keys, nodes = set[int](), [store._root]
+    while nodes:
+        node = nodes.pop()
+        keys.update(node.keys[node.start : node.end])
+        nodes += node.children.values()
+    return keys
+
+
+def _replayed(endpoint: str) -> tuple[set[int], int]:
+    """The blocks that an engine's events leave, and how many it removed."""
+    held, removed, decoder = set[int](), 0, BatchDecoder()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger, dealer.rcvtimeo = 0, 10_000
+        dealer.connect(endpoint)
+        dealer.send_multipart([b"", (0).to_bytes(8, "big")])
+        while (message := parse_message(dealer.recv_multipart())) is not None:
+            for event in decoder.decode(message.payload).events:
+                if isinstance(event, BlockStored):
+                    keys = keys_of(event.block_hashes)
+                    assert event.parent_block_hash is None or event.parent_block_hash in held
+                    assert held.isdisjoint(keys) and len(event.tokens()) == 4 * len(keys)
+                    held.update(keys)
+                elif isinstance(event, BlockRemoved):
+                    keys = keys_of(event.block_hashes)
+                    assert held.issuperset(keys)
+                    held.difference_update(keys)
+                    removed += len(keys)
+    return held, removed
 
 
 def test_pipelined_requests_are_answered_in_order(api: Api) -> None:

@@ -147,6 +147,10 @@ def bench(
     vocab: Annotated[
         str, typer.Option(help="token ids to draw from: size or FIRST-LAST; default: ask the server")
     ] = "",
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="the model's directory, for words and ids; default: as the server lists it, if it is here"),
+    ] = "",
     label: Annotated[str, typer.Option(help="Measured, or Emulated where the server is an emulator")] = "Measured",
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the server's API key")] = "",
     timeout: Annotated[str, typer.Option(help="of one request")] = "10m",
@@ -159,7 +163,7 @@ def bench(
     benching.bench(
         benching.Wanted(
             url=url, workload=workload, load=load, seed=seed, model=model, requests_max=requests_max, page=out,
-            json=as_json, api=api, prompts=prompts, vocabulary=vocab, label=label, api_key_env=api_key_env,
+            json=as_json, api=api, prompts=prompts, vocabulary=vocab, tokenizer=tokenizer, label=label, api_key_env=api_key_env,
             timeout=timeout, objectives=objectives, concurrency_max=concurrency_max,
         )
     )  # fmt: skip

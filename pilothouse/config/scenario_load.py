@@ -121,7 +121,7 @@ def _pool(pool: Replicas, where: str, base: Path, recipe: Recipe | None, problem
             found[name] = lookup(value)
         except KeyError as error:
             problems.append(Problem(f"{where}.{name}", str(error.args[0])))
-    size = recipe.spec.block_size if recipe else pool.block_size or 16
+    size = recipe.block_size if recipe else pool.block_size or 16
     if pool.block_size not in (None, size):
         what = f"must be {size}, or left out: the workload's prompts are known by keys of blocks of {size} tokens"
         problems.append(Problem(f"{where}.block_size", what))

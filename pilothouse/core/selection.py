@@ -10,7 +10,7 @@ from pilothouse.core.commands import Scored, Why
 from pilothouse.core.errors import PolicyError
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
-from pilothouse.core.policy import Filter, Known, Picker, Scorer
+from pilothouse.core.policy import Filter, Known, Picker, Queue, Scorer
 from pilothouse.core.units import Micros
 
 
@@ -23,12 +23,13 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses."""
+    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses, the queue may make it wait."""
 
     name: str
     filters: list[tuple[str, Filter]]
     scorers: list[Named]
     picker: Picker
+    queue: Queue | None = None  # None: everything is sent at once
 
 
 @dataclass(slots=True)

@@ -133,7 +133,7 @@ class Driver:
                 planned.blocks if told else [],
                 self.workload.block_size if told else 0,
                 True,
-                planned.output_tokens,
+                None,  # nobody knows before how long an answer will be
                 planned.session,
             ),
         )

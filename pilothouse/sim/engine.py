@@ -171,6 +171,16 @@ class Engine:
         """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
         return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
 
+    def generated(self) -> list[tuple[RequestId, int]]:
+        """Output tokens so far of every sequence that decodes, as of the last step."""
+        steps = self.steps
+        return [(s.job.request, s.generated + steps - s.since) for s in self.running.values() if s.since >= 0]
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that the step under way computes."""
+        return sum(tokens for _, tokens in self._chunks)
+
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
         used = self.spec.kv_blocks - self.store.available

@@ -15,8 +15,8 @@ class MarginalCost(Scorer, frozen=True):
     cost = wait    prefill queued there and its own uncached tokens, computed at the engine's learned speed
          + answer  expected tokens of its answer x the time of a step with the requests that would then be running
          + stall   stall_share x its uncached tokens' computing time x the requests decoding there, who pause meanwhile
-         + crowd   the requests there x an answer x what one more request adds to a step (lengths taken as memoryless, those
-                   running have as much before them as one that begins)
+         + crowd   the requests there x an answer x what one more request adds to a step (lengths are taken as memoryless:
+                   those that run have as much before them as one that begins)
          + memory  time until running requests free the KV space that it would have to wait for
 
     Nothing is tuned to a model or a GPU: the coefficients of the step time are fitted to the answers of the endpoint's pool, with one

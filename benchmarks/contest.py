@@ -127,7 +127,11 @@ def emulator_command(ports: Ports, kv_blocks: int, time_scale: float) -> list[st
 def gateway_command(ports: Ports, folder: Path, policy: str) -> list[str]:
     """Ours, as users run it: nothing set but addresses and, for the baseline, the policy."""
     endpoints = [{"url": url} for url in ports.urls]
-    said = {"listen": f"{HOST}:{ports.router}", "control": f"{HOST}:{ports.control}", "pools": [{"endpoints": endpoints}]}
+    said = {
+        "listen": f"{HOST}:{ports.router}",
+        "control": f"{HOST}:{ports.control}",
+        "pools": [{"endpoints": endpoints}],
+    }
     path = folder / f"{policy or 'default'}.yaml"
     path.write_text(json.dumps(said | ({"policy": policy} if policy else {})))
     return [*OURS, "serve", "-c", str(path)]

@@ -178,15 +178,18 @@ def entrants(only: str, quick: bool) -> tuple[list[str], dict[str, str]]:
     return ([name for name in QUICK if name in there][:2] if quick and not only else there), skipped
 
 
-def measure(names: list[str], rounds: int, seed: int, quick: bool) -> tuple[dict[str, list[Contest]], dict[str, str]]:
+def measure(
+    names: list[str], rounds: int, seed: int, quick: bool, logs: Path | None
+) -> tuple[dict[str, list[Contest]], dict[str, str]]:
     """All turns by contestant, and who failed to start. Raises KeyboardInterrupt."""
     turns: dict[str, list[Contest]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = logs or Path(temporary)
         for number, name in _order(names, rounds):
             workload = workload_of(seed + number, quick)
             for attempt in range(1 if quick else 2):
-                turn = Contest(name, Ports(FIRST_PORT, ENGINES), Path(folder))
+                turn = Contest(name, Ports(FIRST_PORT, ENGINES), folder)
                 try:
                     if not turn.run(workload, seed + number):
                         raise KeyboardInterrupt
@@ -214,9 +217,7 @@ def _order(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
 
 def _line(name: str, level: Level) -> str:
     s = level.summary
-    return (
-        f"{name} TTFT {s.ttft.mean:.3f} s, goodput {level.within:.1f}/s, hits {level.hit_ratio:.0%}, CPU {level.cpu_ms:.1f} ms"
-    )
+    return f"{name} TTFT {s.ttft.mean:.3f} s, goodput {level.within:.1f}/s, hits {level.hit_ratio:.0%}, CPU {level.cpu_ms:.1f} ms"
 
 
 def figures_of(turns: dict[str, list[Contest]]) -> dict[str, float]:
@@ -277,7 +278,10 @@ def show(figures: dict[str, float], names: list[str], rounds: int, seconds: dict
         "hit_ratio", "router_cpu_ms_per_request", "refused", "late_runs",
     )  # fmt: skip
     for level in LEVELS:
-        title = f"{level}: {RATES[level]:g} requests/s for {seconds[level]} s, {rounds} rounds; Emulated engines, TTFT within 2 s and TPOT within 60 ms"
+        title = (
+            f"{level}: {RATES[level]:g} requests/s for {seconds[level]} s, {rounds} rounds. Emulated engines. "
+            "Goodput: TTFT within 2 s and TPOT within 60 ms"
+        )
         rows = [[name, *(f"{figures[f'{key}_{level}_{name}']:.4g}" for key in keys)] for name in names]
         table(title, columns, rows)
 
@@ -289,10 +293,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default="", help=f"some of {', '.join(CONTESTANTS)}")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--logs", type=Path, help="a directory for what the programs say; default: thrown away")
     chosen = parser.parse_args()
     unknown = sorted(set(filter(None, chosen.only.split(","))) - set(CONTESTANTS))
     if unknown:
         parser.error(f"--only: unknown {', '.join(unknown)}; known: {', '.join(CONTESTANTS)}")
+    if chosen.logs and not chosen.logs.is_dir():
+        parser.error(f"--logs: there is no directory {chosen.logs}")
     if chosen.rounds < 1:
         parser.error("--rounds: at least 1")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -301,7 +308,7 @@ def main() -> None:
     for name, why in skipped.items():
         say(f"  skipped {name}: {why}")
     try:
-        turns, failed = measure(names, rounds, chosen.seed, chosen.quick)
+        turns, failed = measure(names, rounds, chosen.seed, chosen.quick, chosen.logs)
     except KeyboardInterrupt:
         say("stopped; nothing is left running")
         sys.exit(130)

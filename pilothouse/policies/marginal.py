@@ -19,8 +19,8 @@ class MarginalCost(Scorer, frozen=True):
                    those that run have as much before them as one that begins)
          + memory  time until running requests free the KV space that it would have to wait for
 
-    Nothing is tuned to a model or a GPU: the coefficients of the step time are fitted to the answers of the endpoint's pool, with one
-    factor for how much slower than its pool the endpoint is, and the length of answers is the mean seen for the model.
+    Nothing is tuned to a model or a GPU: the coefficients of the step time are fitted to the answers of the endpoint's
+    pool, with one factor for how much slower than its pool the endpoint is; the length of answers is the model's mean.
     A cached prefix is worth what it saves this request and everybody it would stall; a hot prefix is copied to a second
     endpoint exactly when the queue at the first costs more than computing it again.
     The score is the lowest cost divided by the endpoint's cost.

@@ -152,7 +152,8 @@ class Engine:
         """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
         if self.gaps is not None and self._jump is not None and self._stretch:
             met = self._under_way((now_us - 1) * PS_PER_US + 1) - 1
-            self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
+            if met:
+                self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
         self._decoding_of = {NOBODY: self._decoding}
         for sequence in [*self.waiting, *self.running.values()]:
             sequence.group = NOBODY

@@ -9,6 +9,7 @@ import typer
 from pilothouse import __version__
 from pilothouse.cli import benching, calibrating, running, showing, simulating
 from pilothouse.cli.problems import exits_with_problems
+from pilothouse.policies.profiles import DEFAULT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +57,7 @@ def up(
     listen: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1:8080",
     control: Annotated[str, typer.Option(help="address of metrics, status and explain")] = "127.0.0.1:9090",
     workers: Annotated[int, typer.Option(min=1, help="gateway processes that carry traffic")] = 1,
-    policy: Annotated[str, typer.Option(help="routing policy")] = "cache_and_load",
+    policy: Annotated[str, typer.Option(help="routing policy")] = DEFAULT,
     journal: Annotated[Path | None, typer.Option(help="directory for the journal; default: none")] = None,
     logs: Annotated[Path, typer.Option(help="directory for the engines' logs")] = Path("logs"),
     log: Annotated[bool, typer.Option("--log", help="a log line per request on standard output")] = False,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from pilothouse.config.values import Duration, Size
+from pilothouse.policies.profiles import DEFAULT
 
 MILLISECOND, SECOND, MINUTE = 1_000, 1_000_000, 60_000_000
 
@@ -174,7 +175,7 @@ class Config(Settings, frozen=True, kw_only=True):
     )
     workers: Annotated[int, Meta(ge=1, le=64, description="processes that carry traffic; all share one picker")] = 1
     policy: Annotated[Any, Meta(description="a shipped policy by name, or a profile: {filters, scorers, picker}")] = (
-        "cache_and_load"
+        DEFAULT
     )
     seed: Annotated[int, Meta(description="of all random draws")] = 0
     pools: Annotated[list[Pool], Meta(min_length=1, description="the engines")]

@@ -342,7 +342,6 @@ class Dispatcher:
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
             [self.fleet.speed(e) for e in candidates],
             self._expected_output(arrived),
-            self.waiting.count(arrived.model),
             self.sessions.endpoint(arrived.session),
             self.turns.get(arrived.model, 0),
             self.settings.seed,

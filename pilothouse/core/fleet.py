@@ -18,7 +18,7 @@ from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestI
 RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
 OUTPUT_SAMPLE_MIN = 4  # shorter answers tell more about the network than about decoding
-PACE_MAX = 10.0  # nobody is believed to be slower than this
+PACE_NOISE = 0.25  # paces this near to 1 are taken for noise: prefills and answers are not all alike
 FIRST_STEPS = 1.5  # steps until a first token, beside the prefill itself: half of the one under way, and its own
 
 
@@ -53,6 +53,11 @@ class Endpoint:
     @property
     def id(self) -> EndpointId:
         return self.seen.endpoint
+
+    @property
+    def slowness(self) -> float:
+        """Its pace, if that is more than noise."""
+        return self.pace if abs(self.pace - 1.0) > PACE_NOISE else 1.0
 
     @property
     def kv_tokens(self) -> int:
@@ -175,6 +180,8 @@ class Fleet:
         if endpoint.report is not None and endpoint.report.at_us < now_us - self.stale_us:
             endpoint.kv_rest_tokens = None
         if output_tokens is not None:
+            if endpoint.kv_rest_tokens is not None:  # its answer was in the report, or would be in the next one
+                endpoint.kv_rest_tokens -= output_tokens
             self._learn_decode(request, endpoint, output_tokens)
         endpoint.in_flight -= 1
         endpoint.decoding -= 1
@@ -198,7 +205,8 @@ class Fleet:
             old = endpoint.prefill_rate
             endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
         batch = FIRST_STEPS * endpoint.decoding, FIRST_STEPS * endpoint.distinct_tokens
-        self._learn(endpoint, (FIRST_STEPS, *batch, request.ahead_tokens, request.ahead_squares), took_us)
+        features = (FIRST_STEPS, *batch, float(request.ahead_tokens), float(request.ahead_squares))
+        self.speed(endpoint).learn(features, float(took_us))
 
     def _learn_decode(self, request: Request, endpoint: Endpoint, output_tokens: int) -> None:
         self.lengths.learn(request.arrived.model, output_tokens)
@@ -209,11 +217,8 @@ class Fleet:
         requests = (now.decoding_us - began.decoding_us) / took_us
         context = (now.context_us - began.context_us) / took_us
         prefilled = (now.tokens - began.tokens) / steps, (now.squares - began.squares) / steps
-        self._learn(endpoint, (1.0, requests, context, *prefilled), took_us / steps)
-
-    def _learn(self, endpoint: Endpoint, features: tuple[float, ...], took_us: float) -> None:
-        ratio = self.speed(endpoint).learn(features, took_us)
-        endpoint.pace += PACE_WEIGHT * (min(ratio, PACE_MAX) - endpoint.pace)
+        ratio = self.speed(endpoint).learn((1.0, requests, context, *prefilled), took_us / steps)
+        endpoint.pace += PACE_WEIGHT * (ratio - endpoint.pace)
 
     def due(self, now_us: Micros) -> list[tuple[RequestId, int]]:
         """Requests, and which attempt of theirs, whose unseen prefill should be over by now."""

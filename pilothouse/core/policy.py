@@ -31,7 +31,6 @@ class Known:
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
     speeds: list[Speed]  # what each endpoint's pool taught about step times
     output_tokens: float  # expected of the answer
-    waiting: int  # requests that wait at the gateway for this model
     session_endpoint: EndpointId | None  # where this conversation was served last
     turn: int  # decisions made for this model so far: rotates ties
     seed: int
@@ -48,7 +47,6 @@ class Known:
             [self.others[i] for i in pick],
             [self.speeds[i] for i in pick],
             self.output_tokens,
-            self.waiting,
             self.session_endpoint,
             self.turn,
             self.seed,
@@ -91,7 +89,7 @@ class Queue(Policy, frozen=True):
     """Keeps a request at the gateway while the endpoint that was chosen for it has enough to do. What waits here can
     still be routed elsewhere, and overtaken; what waits inside an engine cannot."""
 
-    looks: int = 4  # how many of those in line are tried when something has changed
+    looks: int = 16  # how many of those in line are tried when something has changed
 
     def admits(self, endpoint: Endpoint, uncached_tokens: int) -> bool:
         """Whether the endpoint may be sent a request with so much prefill now. One that admits none with 0 is full."""

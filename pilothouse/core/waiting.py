@@ -72,10 +72,6 @@ class Waiting:
         if not line.count:
             del self.lines[request.arrived.model]
 
-    def count(self, model: str) -> int:
-        line = self.lines.get(model)
-        return line.count if line is not None else 0
-
     def first(self, model: str, now_us: Micros) -> Request | None:
         """Takes the first in line out of its order; it stays in the room until it is removed or stands again."""
         line = self.lines.get(model)

@@ -43,7 +43,7 @@ class ShortQueues(Queue, frozen=True):
     def place(self, arrived: Arrived, known: Known) -> Place:
         prompt = arrived.prompt_tokens
         least_us = min(
-            (speed.theta[3] + speed.theta[4] * (prompt - uncached / 2)) * uncached * endpoint.pace
+            (speed.theta[3] + speed.theta[4] * (prompt - uncached / 2)) * uncached * endpoint.slowness
             for endpoint, speed, uncached in zip(known.endpoints, known.speeds, known.uncached_tokens, strict=True)
         )
         in_time_us = arrived.at_us + self.patience_us + self.stretch * least_us

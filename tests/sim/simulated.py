@@ -109,11 +109,12 @@ def small(
     ready_s: float = 0.0,
     samples_max: int = 0,
     macro_steps: bool = True,
+    policy: str = DEFAULT,
 ) -> tuple[Driver, Told]:
     """Engines e-0, e-1, ... of one pool, not yet run."""
     ready_us, start_up_us = Micros(round(ready_s * SECOND)), Micros(round(start_up_s * SECOND))
     fleet = Fleet([Pool("e", engines, engine, exact, None, ready_us, start_up_us)], delays)
-    told, several = Told(), [dispatcher() for _ in range(gateways)]
+    told, several = Told(), [dispatcher(policy=policy) for _ in range(gateways)]
     return (
         world(fleet, several, load, told, faults=faults, samples_max=samples_max, macro_steps=macro_steps),
         told,

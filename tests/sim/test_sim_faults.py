@@ -53,7 +53,8 @@ def test_a_crash_breaks_what_has_begun_and_delays_what_has_not() -> None:
         ask("prefills", 0.5, 8_000, 5, content=2),
         ask("on its way", 0.8, 320, 5, content=3),
     ]
-    driver, told = small(workload(requests), engines=1, faults=[fault("crash", "e-0", 0.8002)])
+    crash = [fault("crash", "e-0", 0.8002)]
+    driver, told = small(workload(requests), engines=1, faults=crash, policy="cache_and_load")  # which sends at once
     run_checked(driver)
     found = outcomes(driver)
     assert found["begun"].refused and found["begun"].error == "broken" and found["begun"].end_us == 800_700

@@ -17,7 +17,7 @@ from pilothouse.core.events import FailureKind
 from pilothouse.core.fleet import Endpoint, Fleet
 from pilothouse.core.health import Health, HealthSettings
 from pilothouse.core.kvindex import KvIndex
-from pilothouse.core.policy import Known
+from pilothouse.core.policy import Known, Queue
 from pilothouse.core.request import Request
 from pilothouse.core.retries import RetryBudget
 from pilothouse.core.selection import Choice, Profile, choose
@@ -249,7 +249,7 @@ class Dispatcher:
     def _drain_line(self, model: str) -> list[AnyCommand]:
         """Until so many have found nobody that the others need not ask."""
         queue = self.profile.queue
-        if queue is not None and all(not queue.admits(e, 0) for e in self.fleet.serving(model)):
+        if queue is not None and all(not queue.admits(e, 0, 0) for e in self.fleet.serving(model)):
             return []
         routes: list[AnyCommand] = []
         stuck: list[Request] = []
@@ -280,7 +280,7 @@ class Dispatcher:
         if choice is None:
             return None
         queue = self.profile.queue
-        if queue is not None and not queue.admits(choice.endpoint, choice.uncached_tokens):
+        if queue is not None and not self._admits(queue, arrived, choice):
             request.held = True
             return None
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
@@ -297,6 +297,12 @@ class Dispatcher:
             waited = f"waited {(self.now_us - arrived.at_us) // 1000} ms at the gateway"
             why = msgspec.structs.replace(why, note=f"{why.note}; {waited}" if why.note else waited)
         return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, why)
+
+    def _admits(self, queue: Queue, arrived: events.Arrived, choice: Choice) -> bool:
+        blocks, size, fresh = arrived.blocks, arrived.block_size, arrived.prompt_tokens
+        if choice.cached_tokens:
+            fresh -= choice.endpoint.sharing.shared(blocks, choice.cached_tokens // size, size)
+        return queue.admits(choice.endpoint, choice.uncached_tokens, fresh)
 
     def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
         """Endpoints that serve the model, are up, have room, and did not fail this request before."""

@@ -6,14 +6,14 @@ token cannot be seen (not streamed) gives its prefill back when the endpoint's l
 First tokens and ends are also what engines' speed is learned from (`speed.py`).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from pilothouse.core.events import Arrived, EndpointSeen, LoadReported
+from pilothouse.core.events import EndpointSeen, LoadReported
 from pilothouse.core.request import Request
+from pilothouse.core.sharing import Sharing, rest
 from pilothouse.core.speed import PACE_WEIGHT, Lengths, Meter, Reading, Speed
-from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
+from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
 
 RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
@@ -37,6 +37,7 @@ class Endpoint:
     kv_rest_tokens: int | None = None  # KV in use by its last report that ours being decoded do not account for
     pace: float = 1.0  # how many times slower than its pool it is
     meter: Meter = field(default_factory=Meter)
+    sharing: Sharing = field(default_factory=Sharing)
     distinct_tokens: int = 0  # the same with beginnings that several of them share counted once, as far as is known
     cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
@@ -79,7 +80,6 @@ class Fleet:
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
     lengths: Lengths = field(default_factory=Lengths)
-    _shared: dict[tuple[EndpointId, BlockKey], int] = field(default_factory=dict)  # a held beginning -> requests on it
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
 
     def see(self, seen: EndpointSeen) -> Endpoint:
@@ -143,8 +143,8 @@ class Fleet:
         endpoint.prefill_tokens += uncached_tokens
         endpoint.prefill_squares += request.squares
         endpoint.context_tokens += prompt
-        endpoint.context_tokens += request.arrived.prompt_tokens
-        endpoint.distinct_tokens += uncached_tokens + self._share(request, endpoint.id)
+        blocks, size = request.arrived.blocks, request.arrived.block_size
+        endpoint.distinct_tokens += endpoint.sharing.add(blocks, size) + rest(prompt, blocks, size)
         endpoint.in_flight += 1
         request.ahead_tokens, request.ahead_squares = endpoint.prefill_tokens, endpoint.prefill_squares
         if not request.arrived.stream and endpoint.prefill_rate > 0:
@@ -185,8 +185,9 @@ class Fleet:
             self._learn_decode(request, endpoint, output_tokens)
         endpoint.in_flight -= 1
         endpoint.decoding -= 1
-        endpoint.context_tokens -= request.arrived.prompt_tokens
-        endpoint.distinct_tokens -= request.uncached_tokens + self._unshare(request, endpoint.id)
+        prompt, blocks, size = request.arrived.prompt_tokens, request.arrived.blocks, request.arrived.block_size
+        endpoint.context_tokens -= prompt
+        endpoint.distinct_tokens -= endpoint.sharing.remove(blocks, size) + rest(prompt, blocks, size)
         request.endpoint, request.reading = None, None
         if endpoint.gone:
             self._forget_if_idle(endpoint)
@@ -228,44 +229,12 @@ class Fleet:
             ready.append((request, attempt))
         return ready
 
-    def restore(self, requests: Iterable[Request]) -> None:
-        """Which beginnings are shared follows from what is in flight."""
-        for request in requests:
-            if request.endpoint is not None:
-                self._share(request, request.endpoint)
-
-    def _share(self, request: Request, endpoint: EndpointId) -> int:
-        """Tokens of the held beginning, if this request is the first one on it; one key stands for all before it."""
-        cached = request.arrived.prompt_tokens - request.uncached_tokens
-        if not cached:
-            return 0
-        place = endpoint, _beginning(request.arrived, cached)
-        count = self._shared[place] = self._shared.get(place, 0) + 1
-        return cached if count == 1 else 0
-
-    def _unshare(self, request: Request, endpoint: EndpointId) -> int:
-        """Tokens of the held beginning, if this request was the last one on it."""
-        cached = request.arrived.prompt_tokens - request.uncached_tokens
-        if not cached:
-            return 0
-        place = endpoint, _beginning(request.arrived, cached)
-        count = self._shared[place] - 1
-        if count:
-            self._shared[place] = count
-            return 0
-        del self._shared[place]
-        return cached
-
     def _endpoint_of(self, request: Request) -> Endpoint | None:
         return self.endpoints.get(request.endpoint) if request.endpoint is not None else None
 
     def _forget_if_idle(self, endpoint: Endpoint) -> None:
         if endpoint.gone and endpoint.in_flight == 0:
             self.endpoints.pop(endpoint.id, None)
-
-
-def _beginning(arrived: Arrived, cached_tokens: int) -> BlockKey:
-    return arrived.blocks[cached_tokens // arrived.block_size - 1]
 
 
 def meter(endpoint: Endpoint, now_us: Micros) -> None:

@@ -35,6 +35,15 @@ class Known:
     turn: int  # decisions made for this model so far: rotates ties
     seed: int
 
+    def fresh_tokens(self, arrived: Arrived) -> list[int]:
+        """Prompt tokens that each endpoint would have to keep in KV beside what its running requests use already: what it
+        does not hold, and what it holds for nobody at present."""
+        blocks, size, prompt = arrived.blocks, arrived.block_size, arrived.prompt_tokens
+        return [
+            prompt - endpoint.sharing.shared(blocks, cached // size, size) if cached else prompt
+            for endpoint, cached in zip(self.endpoints, self.cached_tokens, strict=True)
+        ]
+
     def only(self, keep: list[bool]) -> "Known":
         """The same, without the endpoints that a filter removed."""
         pick = [i for i, kept in enumerate(keep) if kept]
@@ -91,8 +100,9 @@ class Queue(Policy, frozen=True):
 
     looks: int = 16  # how many of those in line are tried when something has changed
 
-    def admits(self, endpoint: Endpoint, uncached_tokens: int) -> bool:
-        """Whether the endpoint may be sent a request with so much prefill now. One that admits none with 0 is full."""
+    def admits(self, endpoint: Endpoint, uncached_tokens: int, fresh_tokens: int) -> bool:
+        """Whether the endpoint may be sent a request with so much prefill, and so much KV (`Known.fresh_tokens`), now.
+        One that does not admit a request of 0 and 0 is full."""
         raise NotImplementedError
 
     def place(self, arrived: Arrived, known: Known) -> Place:

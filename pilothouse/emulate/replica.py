@@ -17,7 +17,8 @@ from pilothouse.emulate.kv_publisher import Event
 from pilothouse.emulate.metrics import EngineMetrics, Gauges
 from pilothouse.emulate.pace import Pace
 from pilothouse.emulate.work import Work
-from pilothouse.sim.engine import Engine, Job, Sequence
+from pilothouse.sim.engine import Engine
+from pilothouse.sim.jobs import Job, Sequence
 
 EARLY_US = 500  # a step may end this much early: the event loop's timers count whole milliseconds
 LATE_US = 10_000  # a step that ends later than this counts as late

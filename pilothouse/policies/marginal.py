@@ -19,8 +19,8 @@ class MarginalCost(Scorer, frozen=True):
                    those that run have as much before them as one that begins)
          + memory  time until running requests free the KV space that it would have to wait for
 
-    Nothing is tuned to a model or a GPU: the coefficients of the step time are fitted to the answers of the endpoint's pool, with one
-    factor for how much slower than its pool the endpoint is, and the length of answers is the mean seen for the model.
+    Nothing is tuned to a model or a GPU: the coefficients of the step time are fitted to the answers of the endpoint's
+    pool, with one factor for how much slower than its pool the endpoint is; the length of answers is the model's mean.
     A cached prefix is worth what it saves this request and everybody it would stall; a hot prefix is copied to a second
     endpoint exactly when the queue at the first costs more than computing it again.
     The score is the lowest cost divided by the endpoint's cost.
@@ -40,25 +40,30 @@ class MarginalCost(Scorer, frozen=True):
     def score(self, arrived: Arrived, known: Known) -> list[float]:
         prompt, answer = arrived.prompt_tokens, known.output_tokens
         costs = [
-            self._cost_us(endpoint, speed, others, uncached, prompt, answer)
-            for endpoint, speed, others, uncached in zip(
-                known.endpoints, known.speeds, known.others, known.uncached_tokens, strict=True
+            self._cost_us(endpoint, speed, others, uncached, fresh, prompt, answer)
+            for endpoint, speed, others, uncached, fresh in zip(
+                known.endpoints,
+                known.speeds,
+                known.others,
+                known.uncached_tokens,
+                known.fresh_tokens(arrived),
+                strict=True,
             )
         ]
         lowest = min(costs)
         return [lowest / cost for cost in costs]
 
     def _cost_us(
-        self, endpoint: Endpoint, speed: Speed, others: int, uncached: int, prompt: int, answer: float
+        self, endpoint: Endpoint, speed: Speed, others: int, uncached: int, fresh: int, prompt: int, answer: float
     ) -> float:
         a, b, c, p, q = speed.theta
         decoding, running = endpoint.decoding + others, endpoint.in_flight + others
         own_us = uncached * (p + q * (prompt - uncached / 2))
         wait_us = p * endpoint.prefill_tokens + q * endpoint.prefill_squares + own_us
-        step_us = a + b * (running + 1) + c * (endpoint.distinct_tokens + uncached)
-        answer_us, crowd_us = answer * step_us, running * answer * (b + c * uncached)
+        step_us = a + b * (running + 1) + c * (endpoint.distinct_tokens + fresh)
+        answer_us, crowd_us = answer * step_us, running * answer * (b + c * fresh)
         cost_us = wait_us + answer_us + self.stall_share * own_us * decoding + crowd_us
-        short = endpoint.kv_used_tokens + endpoint.prefill_tokens + uncached - endpoint.kv_tokens
+        short = endpoint.kv_used_tokens + endpoint.prefill_tokens + fresh - endpoint.kv_tokens
         if short > 0 and endpoint.kv_tokens:
             freed = (endpoint.distinct_tokens + running * answer / 2) / max(answer_us, 1.0)  # tokens per microsecond
             cost_us += short / max(freed, FREED_MIN)

@@ -31,14 +31,14 @@ class ShortQueues(Queue, frozen=True):
         if self.patience_us < 0 or not 0 <= self.stretch <= self.late_stretch < 1e6:
             raise ValueError("patience_us must not be negative, stretch must lie between 0 and late_stretch")
 
-    def admits(self, endpoint: Endpoint, uncached_tokens: int) -> bool:
+    def admits(self, endpoint: Endpoint, uncached_tokens: int, fresh_tokens: int) -> bool:
         queued = endpoint.prefill_tokens
         if not queued and not endpoint.decoding:
             return True  # whatever it is, it cannot be better off elsewhere
         if queued and queued + uncached_tokens > self.step_tokens:
             return False
         capacity = endpoint.kv_tokens
-        return not capacity or endpoint.kv_used_tokens + queued + uncached_tokens <= capacity
+        return not capacity or endpoint.kv_used_tokens + queued + fresh_tokens <= capacity
 
     def place(self, arrived: Arrived, known: Known) -> Place:
         prompt = arrived.prompt_tokens

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.sim.agenda import Agenda, Rank
 from pilothouse.sim.delays import Delays
-from pilothouse.sim.engine import Job
+from pilothouse.sim.jobs import Job
 from pilothouse.workload.outcomes import Histogram, Outcome, Sample
 from pilothouse.workload.requests import Planned, Stage, Workload
 

@@ -27,10 +27,11 @@ from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.sim.agenda import Agenda, Rank
 from pilothouse.sim.clients import Clients, Flight, StageResult
 from pilothouse.sim.delays import Delays
-from pilothouse.sim.engine import Done, Engine, Job, Load
+from pilothouse.sim.engine import Engine
 from pilothouse.sim.faults import Fault, Faults
 from pilothouse.sim.gaps import Gaps
 from pilothouse.sim.hosts import Host
+from pilothouse.sim.jobs import Done, Job, Load
 from pilothouse.sim.probes import Probes
 from pilothouse.sim.samples import Sampler
 from pilothouse.workload.requests import Workload

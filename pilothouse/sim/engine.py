@@ -10,7 +10,6 @@ batch is a few sums: a step costs the same whatever the batch. While the batch c
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import msgspec
@@ -18,8 +17,9 @@ import msgspec
 from pilothouse.core.units import BlockKey, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
-from pilothouse.sim.blocks import BlockStore, Node
+from pilothouse.sim.blocks import BlockStore
 from pilothouse.sim.gaps import NOBODY, Gaps
+from pilothouse.sim.jobs import Done, Job, Load, Sequence
 from pilothouse.sim.jump import Jump
 
 
@@ -41,53 +41,6 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("kv_blocks, block_size and sequences_max must be at least 1")
         if self.batched_tokens_max < self.sequences_max:
             raise ValueError("batched_tokens_max must be at least sequences_max: each decode takes one token")
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What an engine is asked for."""
-
-    request: RequestId
-    blocks: list[BlockKey]  # of the prompt's full blocks
-    prompt_tokens: int
-    output_tokens: int
-    output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
-    group: int = 0  # whose token gaps are counted together
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """A job on the engine. While it decodes, its numbers hold at step `since` and grow by one per step."""
-
-    job: Job
-    target: int  # tokens to compute before it decodes: the prompt, and after a preemption what it had generated
-    generated: int = 0  # output tokens at `since`
-    computed: int = 0  # of `target`
-    cached: int = 0  # prompt tokens reused at its first admission
-    order: int = -1  # of admission
-    since: int = -1  # step at which it began to decode; -1 = not yet
-    private: int = 0  # blocks, while it prefills
-    told_ps: int = 0  # when it had its last token, if it was preempted since
-    group: int = 0  # of its gaps; that of its job, or NOBODY
-    eligible: int = 0  # step counter from which on it may be scheduled
-    node: Node | None = None  # end of its chain of named blocks
-
-
-@dataclass(slots=True)
-class Done:
-    """What one step, or jump, brought about."""
-
-    first: list[RequestId] = field(default_factory=list)  # first tokens
-    finished: list[tuple[Job, int]] = field(default_factory=list)  # with the prompt tokens that came from the cache
-    stored: list[BlockKey] = field(default_factory=list)
-    removed: list[BlockKey] = field(default_factory=list)
-
-
-class Load(msgspec.Struct, frozen=True):
-    """What the engine's metrics would say."""
-
-    running: int
-    waiting: int
-    kv_used_ratio: float
 
 
 class Engine:
@@ -152,7 +105,8 @@ class Engine:
         """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
         if self.gaps is not None and self._jump is not None and self._stretch:
             met = self._under_way((now_us - 1) * PS_PER_US + 1) - 1
-            self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
+            if met:
+                self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
         self._decoding_of = {NOBODY: self._decoding}
         for sequence in [*self.waiting, *self.running.values()]:
             sequence.group = NOBODY

@@ -18,8 +18,9 @@ from pilothouse.sim.agenda import Agenda
 from pilothouse.sim.blocks import BlockStore
 from pilothouse.sim.clients import Clients
 from pilothouse.sim.driver import Driver
-from pilothouse.sim.engine import Engine, Sequence
+from pilothouse.sim.engine import Engine
 from pilothouse.sim.hosts import Host
+from pilothouse.sim.jobs import Sequence
 from pilothouse.workload.requests import Planned
 
 TRUTH = (Engine, BlockStore, Sequence, Host, Driver, Clients, Agenda, Planned)

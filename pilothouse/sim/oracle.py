@@ -26,8 +26,9 @@ from pilothouse.core.policy import Known, Picker
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock
-from pilothouse.sim.engine import Engine, Sequence
+from pilothouse.sim.engine import Engine
 from pilothouse.sim.hosts import Host
+from pilothouse.sim.jobs import Sequence
 from pilothouse.workload.requests import Planned, Workload
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pilothouse.config.scenario_load import SIMULATED, load_scenario, policy_named, scenario_from_data
 from pilothouse.core.errors import ConfigError
+from pilothouse.policies.profiles import DEFAULT
 
 SMALL: dict[str, Any] = {
     "pools": [{"name": "a", "replicas": 2, "model": "qwen3-8b", "gpu": "h100"}],
@@ -33,7 +34,7 @@ def fault(**changes: Any) -> list[dict[str, Any]]:
 
 def test_the_smallest_scenario() -> None:
     ready = load_scenario(yaml.safe_dump(SMALL))
-    assert ready.scenario.policies == ["cache_and_load"] and ready.scenario.loads == [1.0]
+    assert ready.scenario.policies == [DEFAULT] and ready.scenario.loads == [1.0]
     assert ready.scenario.pools[0].block_size == 16, "the workload's"
     assert ready.recipe.make(1).stages
 

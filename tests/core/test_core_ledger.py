@@ -99,7 +99,7 @@ def test_a_beginning_that_several_share_is_one_context() -> None:
     world.when(finished("r"))
     assert (world.endpoint("a").context_tokens, world.endpoint("a").distinct_tokens) == (400, 240)
     world.when(cancelled("s"), failed("t", sent=True))
-    assert world.endpoint("a").distinct_tokens == 0 and not world.dispatcher.fleet._shared
+    assert world.endpoint("a").distinct_tokens == 0 and not world.endpoint("a").sharing.holders
 
 
 def test_another_attempt_moves_the_context() -> None:

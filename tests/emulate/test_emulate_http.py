@@ -16,7 +16,8 @@ from pilothouse.core.random_stream import stream
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.live.inspect import parse_metrics
 from pilothouse.sim.blocks import BlockStore
-from pilothouse.sim.engine import Engine, Job
+from pilothouse.sim.engine import Engine
+from pilothouse.sim.jobs import Job
 from pilothouse.wire.kv_events import BatchDecoder, BlockRemoved, BlockStored, keys_of, parse_message
 from rig.engines import wait_until
 

@@ -23,7 +23,8 @@ from pilothouse.live.clock import Clock
 from pilothouse.live.tokens.dialect import NO_SCOPE, Dialect, pack
 from pilothouse.perf.catalog import model_named
 from pilothouse.perf.step_time import StepTime
-from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.jobs import Job
 
 TOKENIZER = build_tokenizer()
 WORDS: Words = find_words(TOKENIZER)

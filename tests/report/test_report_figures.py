@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilothouse.policies.profiles import DEFAULT
 from pilothouse.report.charts import log_axis, spans_far
 from pilothouse.report.estimates import estimate
 from pilothouse.report.grouping import PALETTE, colours_of, group
@@ -40,7 +41,7 @@ def test_colours_differ_and_hardly_depend_on_company(several: list[str], other: 
     chosen = colours_of(several)
     assert len(set(chosen.values())) == len(several)
     assert colours_of(list(reversed(several))) == chosen
-    assert colours_of(["cache_and_load", other])["cache_and_load"] == PALETTE[0]
+    assert colours_of([DEFAULT, other])[DEFAULT] == PALETTE[0]
 
 
 def test_more_policies_than_colours_begin_again() -> None:

@@ -15,8 +15,9 @@ from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.profiles import DEFAULT, PROFILES
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
-from pilothouse.sim.engine import EngineSpec, Job
+from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
+from pilothouse.sim.jobs import Job
 from pilothouse.sim.world import Fleet, Pool, world
 from pilothouse.workload.requests import Planned, Stage, Workload, block_keys
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.perf.step_time import StepTime
-from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.jobs import Job
 from pilothouse.workload.requests import block_keys
 
 TIME = StepTime(a_us=10_000, b_us=60, c_ns=50, p_us=40, q_ps=800, rho=0.6)

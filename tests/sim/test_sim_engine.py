@@ -18,7 +18,8 @@ from pilothouse.sim.admission import Admission, FirstChunk, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
-from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.jobs import Job
 from pilothouse.sim.jump import Jump
 from pilothouse.sim.world import Fleet, Pool, summaries, world
 from pilothouse.workload import open_loop

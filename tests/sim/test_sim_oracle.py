@@ -11,7 +11,8 @@ from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS, CacheKnowledge, Knows
 from pilothouse.sim.driver import Delays, Driver
-from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.jobs import Job
 from pilothouse.sim.oracle import ORACLES, Truth, oracle, present
 from pilothouse.sim.world import Fleet, Pool, world
 from pilothouse.workload import open_loop

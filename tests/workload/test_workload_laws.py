@@ -11,7 +11,8 @@ from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.units import Micros, Seconds
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import RIVALS
-from pilothouse.sim.engine import Engine, EngineSpec, Job
+from pilothouse.sim.engine import Engine, EngineSpec
+from pilothouse.sim.jobs import Job
 from pilothouse.sim.world import Fleet, Pool, world
 from pilothouse.workload.agentic import Agentic
 from pilothouse.workload.chat import Chat

@@ -1,0 +1,55 @@
+"""What an engine is asked for, how far it is with it, and what it says."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pilothouse.core.units import BlockKey, RequestId
+from pilothouse.sim.blocks import Node
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What an engine is asked for."""
+
+    request: RequestId
+    blocks: list[BlockKey]  # of the prompt's full blocks
+    prompt_tokens: int
+    output_tokens: int
+    output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
+    group: int = 0  # whose token gaps are counted together
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A job on the engine. While it decodes, its numbers hold at step `since` and grow by one per step."""
+
+    job: Job
+    target: int  # tokens to compute before it decodes: the prompt, and after a preemption what it had generated
+    generated: int = 0  # output tokens at `since`
+    computed: int = 0  # of `target`
+    cached: int = 0  # prompt tokens reused at its first admission
+    order: int = -1  # of admission
+    since: int = -1  # step at which it began to decode; -1 = not yet
+    private: int = 0  # blocks, while it prefills
+    told_ps: int = 0  # when it had its last token, if it was preempted since
+    group: int = 0  # of its gaps; that of its job, or NOBODY
+    eligible: int = 0  # step counter from which on it may be scheduled
+    node: Node | None = None  # end of its chain of named blocks
+
+
+@dataclass(slots=True)
+class Done:
+    """What one step, or jump, brought about."""
+
+    first: list[RequestId] = field(default_factory=list)  # first tokens
+    finished: list[tuple[Job, int]] = field(default_factory=list)  # with the prompt tokens that came from the cache
+    stored: list[BlockKey] = field(default_factory=list)
+    removed: list[BlockKey] = field(default_factory=list)
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the engine's metrics would say."""
+
+    running: int
+    waiting: int
+    kv_used_ratio: float

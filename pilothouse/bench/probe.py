@@ -122,7 +122,8 @@ class _Probe:
             if not answer.error:
                 told = ids and bool(read_answer(answer.stream)[1])
                 notes = [] if fixed else ["the server does not take ignore_eos and min_tokens: answers may end early"]
-                return msgspec.structs.replace(tried, token_ids=told, notes=notes)
+                emulated = server.emulated or answer.emulated  # a gateway may list models as its own
+                return msgspec.structs.replace(tried, token_ids=told, notes=notes, emulated=emulated)
             if not answer.error.startswith("HTTP 4"):
                 break
         assert answer is not None

@@ -304,6 +304,16 @@ def test_a_router_that_lists_other_names_is_asked_for_the_model_all_the_same() -
     assert any("lists unknown" in note for note in ran.run.notes)
 
 
+@pytest.mark.parametrize("emulated", [True, False])
+def test_an_emulator_behind_a_gateway_is_known_by_its_header(emulated: bool) -> None:
+    async def script(asked: Asked) -> AsyncIterator[bytes]:
+        yield HEAD[:-2] + b"X-Emulated: somebody\r\n\r\n" if emulated else HEAD
+        yield token(asked) + end(asked, 1)
+
+    ran = bench(stage(request("a", 0, output=1)), script=script)
+    assert not ran["a"].error and ran.run.label == ("Emulated" if emulated else "Measured")
+
+
 def test_the_first_requests_only() -> None:
     two = Workload("m", SIZE, [stage(request("a", 0), request("b", 1)), stage(request("c", 0))])
     assert [len(one.requests) for one in shorten(two, 1).stages] == [1]

@@ -101,6 +101,8 @@ class Programs:
 
     def start(self, name: str, command: Sequence[str], ready_url: str) -> Running:
         """Returns when `ready_url` answers. A session of its own, so that Ctrl-C reaches only us and we end it in order."""
+        if _answers(ready_url):
+            raise DidNotStart(f"{name} cannot start: something else answers at {ready_url}")
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(

@@ -22,6 +22,7 @@ their cost are real.
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -305,7 +306,7 @@ def main() -> None:
         parser.error(f"--logs: there is no directory {chosen.logs}")
     if chosen.rounds < 1:
         parser.error("--rounds: at least 1")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # both end it in order
     names, skipped = entrants(chosen.only, chosen.quick)
     rounds = 1 if chosen.quick else chosen.rounds
     for name, why in skipped.items():

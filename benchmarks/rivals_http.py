@@ -306,6 +306,7 @@ def main() -> None:
         parser.error(f"--logs: there is no directory {chosen.logs}")
     if chosen.rounds < 1:
         parser.error("--rounds: at least 1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # both end it in order
     names, skipped = entrants(chosen.only, chosen.quick)
     rounds = 1 if chosen.quick else chosen.rounds

@@ -204,7 +204,7 @@ class Driver:
             match command:
                 case Route():
                     self.flights[command.request].endpoint = command.endpoint
-                    at_us = self.now_us + self.delays.network_us
+                    at_us = self.now_us + max(self.delays.network_us, 1)  # never into a moment whose steps are over
                     self._push(at_us, Rank.SUBMIT, self._submit, (command.endpoint, command.request))
                 case Reject():
                     self._end(self.flights[command.request], 0, refused=True)

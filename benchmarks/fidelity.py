@@ -17,29 +17,26 @@ from time import process_time
 import msgspec
 
 from benchmarks.report import finish, say, table
+from benchmarks.silicon import SHARED, silicon, step_times
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.events import Arrived
 from pilothouse.core.policy import Known, Picker, Scorer
 from pilothouse.core.selection import Named, Profile
 from pilothouse.core.units import SECOND, Micros
-from pilothouse.perf.catalog import GPUS, MODELS, model_named
-from pilothouse.perf.fit import Row, fit, leave_one_tp_out, mean_error
+from pilothouse.perf.catalog import GPUS, MODELS
+from pilothouse.perf.coefficients import step_time as step_time_of
 from pilothouse.perf.memory import Precision, kv_gib, kv_tokens
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import RIVALS, BestRandomTie
-from pilothouse.sim.driver import Delays
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool, summaries, world
 from pilothouse.workload.outcomes import Summary
 from pilothouse.workload.requests import total_requests
 from pilothouse.workload.shared_prefix import Load, SharedPrefix, generate
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-RHO = 0.65  # fitted on the published ladder, both routers, one value for all rungs
 KV_BLOCKS = 307_328 // 16  # published for such a deployment; the memory model gives 2.7 % more
 OVERHEAD_US = Micros(80_000)  # client, gateway, tokenisation: read off the lowest rung
-CONCURRENCY_MAX = 256  # above it the measured engines admitted only part of the load
-ROWS_MIN = 6  # fewer do not determine the coefficients
 KNEE = 10.0  # mean TTFT this many times that of the lowest rung: the fleet is past its knee
 KV_MEASURED = [  # model, TP, precision, utilisation, GiB per GPU: published by llm-d-planner, vLLM 0.11 on H100
     ("openai/gpt-oss-20b", 1, "fp4", 0.9, 50.28),
@@ -86,49 +83,6 @@ def llmd() -> Profile:
     return Profile(base.name, [], named, RememberCold(order))
 
 
-def silicon() -> list[Row]:
-    """The measured rows that are fit to be fitted."""
-    with (SHARED / "silicon_train.csv").open() as file:
-        plain = [r for r in csv.DictReader(file) if not r["flag"] and int(float(r["concurrency"])) <= CONCURRENCY_MAX]
-    known = {name for model in MODELS.values() for name in (model.name, *model.aliases)}
-    return [
-        Row(
-            model_named(r["model"]),
-            GPUS[r["system"]],
-            Precision(r["precision"]),
-            int(r["tp"]),
-            float(r["isl"]),
-            float(r["osl"]),
-            int(float(r["concurrency"])),
-            float(r["tpot_ms"]),
-        )
-        for r in plain
-        if r["model"] in known
-    ]
-
-
-def step_times(rows: list[Row], figures: dict[str, float]) -> StepTime:
-    """Fits every configuration; returns the ladder's."""
-    groups: defaultdict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.configuration].append(row)
-    fits = {key: (fit(part, RHO), len(part)) for key, part in groups.items() if len(part) >= ROWS_MIN}
-    shown = [
-        [model, f"{precision} {gpu} TP{tp}", str(n), f"{s.a_us / 1000:.2f}", f"{s.b_us:.1f}", f"{s.c_ns:.1f}",
-         f"{s.p_us:.1f}", f"{s.expert_us:.1f}", f"{s.error or 0:.1%}"]
-        for (model, precision, gpu, tp), (s, n) in fits.items()
-    ]  # fmt: skip
-    columns = ["model", "configuration", "rows", "a ms", "b µs", "c ns", "p µs", "expert µs", "error"]
-    table("step time, fitted on measured rows (Estimated)", columns, shown)
-    figures["silicon_tpot_in_fit"] = sum((s.error or 0) * n for s, n in fits.values()) / sum(
-        n for _, n in fits.values()
-    )
-    families = (lambda r: not r.model.experts and "8B" not in r.model.name, lambda r: "gpt-oss" in r.model.name)
-    out = [pair for family in families for pair in leave_one_tp_out(rows, family)]
-    figures["silicon_tpot_leaving_tp_out"] = mean_error([r for r, _ in out], [us for _, us in out])
-    return fits["Qwen/Qwen3-32B", "bf16", "h100_sxm", 2][0]
-
-
 def kv_capacity(figures: dict[str, float]) -> None:
     gpu, rows, errors = GPUS["h100_sxm"], [], []
     for name, tp, precision, utilisation, measured in KV_MEASURED:
@@ -139,6 +93,10 @@ def kv_capacity(figures: dict[str, float]) -> None:
     figures["kv_capacity"] = sum(errors) / len(errors)
     tokens = kv_tokens(MODELS["Qwen/Qwen3-32B"], gpu, 2, Precision.BF16, 0.95)
     figures["kv_capacity_of_the_ladder"] = abs(tokens / (KV_BLOCKS * 16) - 1)
+
+
+def ladder_step_time() -> StepTime:
+    return step_time_of(MODELS["Qwen/Qwen3-32B"], GPUS["h100_sxm"], 2, Precision.BF16)
 
 
 def ladder_fleet(step_time: StepTime, *, routed: bool) -> Fleet:
@@ -206,7 +164,8 @@ def main() -> None:
             print(json.dumps({"figures": {}, "targets": {}, "skipped": "no reference data"}))
         sys.exit(0)
     figures: dict[str, float] = {}
-    step_time = step_times(silicon(), figures)
+    step_times(silicon(), figures)
+    step_time = ladder_step_time()
     kv_capacity(figures)
     targets = {"silicon_tpot_in_fit": ("<=", 0.05), "silicon_tpot_leaving_tp_out": ("<=", 0.08)}
     targets |= {"kv_capacity": ("<=", 0.03), "kv_capacity_of_the_ladder": ("<=", 0.03)}

@@ -1,18 +1,40 @@
-"""The composition root: a configuration becomes a dispatcher. Nothing else builds parts of two layers together."""
+"""The composition root: a configuration becomes a dispatcher, a scenario a run. Nothing else builds parts of two layers
+together."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pilothouse import policies
 from pilothouse.config.policy import profile
+from pilothouse.config.scenario import Fault as PlannedFault
+from pilothouse.config.scenario import Replicas, Scenario, Slo
+from pilothouse.config.scenario_load import hardware_of, policy_named, read_step_time
 from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.errors import JournalError
 from pilothouse.core.health import HealthSettings
+from pilothouse.core.units import EndpointId, Micros
 from pilothouse.journal.log import Header
+from pilothouse.perf.coefficients import step_time
+from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
+from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
+from pilothouse.sim.admission import FirstChunk, WholePrompt
+from pilothouse.sim.delays import Delays
+from pilothouse.sim.engine import EngineSpec
+from pilothouse.sim.faults import Fault, FaultKind
+from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
+from pilothouse.workload.goodput import goodput_note
+from pilothouse.workload.outcomes import Objectives, Run
+from pilothouse.workload.requests import total_requests
+from pilothouse.workload.spec import Recipe
 
 assert policies  # importing it fills the registries
+
+SAMPLES_MAX = 120  # moments per stage at which replicas are looked at: the columns of a report's heat maps
+TOLD_EVERY = 2000  # entries of the agenda between two words on progress: a few hundredths of a second
 
 
 def settings(config: Config) -> DispatcherSettings:
@@ -66,3 +88,110 @@ def explaining_dispatcher(header: Header, snapshot: bytes) -> Dispatcher:
     return replayed_dispatcher(
         msgspec.structs.replace(header, settings=header.settings | {"why_max": everyone}), snapshot
     )
+
+
+def simulate(
+    scenario: Scenario,
+    recipe: Recipe,
+    policy: object,
+    load: float,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """One policy under one load with one seed. `progress` hears the share of requests that have ended, 0..1.
+
+    policy   a name, or a profile spelled out, as in the scenario's `policies`
+    """
+    profile_, workload = policy_named(policy), recipe.make(seed, load)
+    knowledge = CACHE_KNOWLEDGE.get(profile_.name)
+    rules = DispatcherSettings(seed=seed, strict=True)
+    driver = world(
+        fleet(scenario, knowledge),
+        [Dispatcher(rules, profile_) for _ in range(scenario.gateways)],
+        workload,
+        faults=[part for fault in scenario.faults for part in faults(fault, scenario)],
+        samples_max=SAMPLES_MAX,
+    )
+    total, entries = max(1, total_requests(workload.stages)), 0
+    while driver.advance():
+        entries += 1
+        if progress is not None and entries % TOLD_EVERY == 0:
+            progress(sum(len(result.outcomes) for result in driver.results) / total)
+    general = objectives(scenario.objectives)
+    tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
+    notes = [goodput_note(general, tenants), *(_pool_note(pool) for pool in scenario.pools)]
+    notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
+    return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
+
+
+def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
+    """What a scenario simulates. `knowledge`: what the gateway's policy hears of it; None = all that there is."""
+    told = knowledge or CacheKnowledge(Knows.PRECISE, scrape_us=scenario.delays.scrape_every.us)
+    late = scenario.delays
+    delays = Delays(
+        client_us=late.client.us,
+        network_us=late.network.us,
+        kv_event_us=late.kv_events.us,
+        scrape_us=told.scrape_us if late.scrape_every else Micros(0),
+        scraped_us=late.scraped.us,
+        tokenise_us=late.tokenise.us,
+    )
+    pools = [
+        Pool(
+            name=pool.name,
+            replicas=pool.replicas,
+            engine=engine_spec(pool),
+            exact=pool.kv_events and told.knows is Knows.PRECISE,
+            index_blocks=told.blocks,
+            start_up_us=pool.start_up.us,
+        )
+        for pool in scenario.pools
+    ]
+    return Fleet(pools, delays, tell_blocks=told.knows is not Knows.NOTHING)
+
+
+def engine_spec(pool: Replicas) -> EngineSpec:
+    """One engine of a checked pool. Raises ConfigError if its file of step times is gone, KeyError for unknown names."""
+    model, gpu, precision = hardware_of(pool)
+    times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, pool.tp, precision)
+    size, blocks = pool.block_size or 16, pool.kv_blocks
+    if blocks is None:
+        room = kv_gib(model, gpu, pool.tp, precision, pool.utilisation, pool.sequences, pool.batched_tokens) * GIB
+        blocks = int(room * SEQUENCE_TOKENS / sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)) // size
+    admission = WholePrompt() if pool.admission == "whole_prompt" else FirstChunk()
+    return EngineSpec(
+        times, blocks, size, pool.batched_tokens, pool.sequences, admission, prefix_cache=pool.prefix_cache
+    )
+
+
+def objectives(slo: Slo) -> Objectives:
+    ttft, tpot, e2e = (None if limit is None else limit.us for limit in (slo.ttft, slo.tpot, slo.e2e))
+    return Objectives(ttft, tpot, e2e)
+
+
+def faults(fault: PlannedFault, scenario: Scenario) -> list[Fault]:
+    """A fault of each engine that it names."""
+    pool = next((pool for pool in scenario.pools if pool.name == fault.endpoint), None)
+    hit = [f"{pool.name}-{i}" for i in range(pool.replicas)] if pool else [fault.endpoint]
+    until_us = None if fault.lasts is None else Micros(fault.at + fault.lasts)
+    return [Fault(FaultKind(fault.kind), EndpointId(name), fault.at.us, until_us, fault.factor) for name in hit]
+
+
+def _pool_note(pool: Replicas) -> str:
+    """What the figures stand on, and how firmly."""
+    spec = engine_spec(pool)
+    off = "" if spec.step_time.error is None else f" (error {spec.step_time.error:.0%})"
+    kv = f"{spec.kv_blocks:,} KV blocks of {spec.block_size} tokens each, {'given' if pool.kv_blocks else 'Estimated'}"
+    times = f"step times {spec.step_time.label}{off}: {spec.step_time.source}"
+    return f"pool {pool.name}: {pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}, {kv}; {times}"
+
+
+def _knowledge_note(knowledge: CacheKnowledge) -> str:
+    """Rivals are given what they have, no less and no more."""
+    knows = {
+        Knows.NOTHING: "does not look at caches",
+        Knows.APPROXIMATE: "knows caches from its own routes",
+        Knows.PRECISE: "knows caches from KV events",
+    }[knowledge.knows]
+    every = f"load reports every {knowledge.scrape_us / 1000:g} ms" if knowledge.scrape_us else "no load reports"
+    return f"{knows}, and reads {every}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import running, showing
+from pilothouse.cli import benching, running, showing, simulating
 from pilothouse.cli.problems import exits_with_problems
 
 app = typer.Typer(
@@ -100,6 +100,73 @@ def replay(
 ) -> None:
     """Run a journal's events through a fresh dispatcher."""
     showing.replay(journal, verify)
+
+
+@app.command()
+@exits_with_problems
+def sim(
+    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML)")],
+    seed: Annotated[str, typer.Option(help="seeds, e.g. 1,2,3; default: the scenario's")] = "",
+    policy: Annotated[str, typer.Option(help="policies to compare, e.g. cache_and_load,kube_service")] = "",
+    load: Annotated[str, typer.Option(help="factors on the workload's own rate, e.g. 0.5,1,2")] = "",
+    out: Annotated[Path | None, typer.Option(help="the report; default: the scenario's name with .html")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="the runs, for `pilothouse report`")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes at once; default: one per core")] = None,
+) -> None:
+    """Simulate a fleet in virtual time: policies x loads x seeds, a table, and a report to look at."""
+    simulating.sim(scenario, simulating.Asked(seed, policy, load, out, as_json, jobs))
+
+
+@app.command()
+@exits_with_problems
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="files of `sim --json` and `bench --json`")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
+) -> None:
+    """Put runs on one page, simulated and measured ones side by side."""
+    simulating.report(runs, out)
+
+
+@app.command()
+@exits_with_problems
+def bench(
+    url: Annotated[str, typer.Argument(help="the server: an engine or a gateway, http://host:port")],
+    workload: Annotated[Path, typer.Option("--workload", "-w", help="workload file (YAML), as `sim` reads it")],
+    load: Annotated[float, typer.Option(help="factor on the workload's own rate")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of arrivals, lengths and texts; another one meets a cold cache")] = 1,
+    model: Annotated[str, typer.Option(help="default: the workload's, or the only one that the server has")] = "",
+    requests_max: Annotated[
+        int | None, typer.Option("--requests-max", min=1, help="send no more than the first N")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="write a report here (HTML)")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="store the run here, for `pilothouse report`; - = standard output")
+    ] = None,
+    api: Annotated[str, typer.Option(help="chat or completions")] = "chat",
+    prompts: Annotated[str, typer.Option(help="text or tokens; default: tokens for completions")] = "",
+    vocab: Annotated[
+        str, typer.Option(help="token ids to draw from: size or FIRST-LAST; default: ask the server")
+    ] = "",
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="the model's directory, for words and ids; default: as the server lists it, if it is here"),
+    ] = "",
+    label: Annotated[str, typer.Option(help="Measured, or Emulated where the server is an emulator")] = "Measured",
+    api_key_env: Annotated[str, typer.Option(help="environment variable that holds the server's API key")] = "",
+    timeout: Annotated[str, typer.Option(help="of one request")] = "10m",
+    objectives: Annotated[str, typer.Option(help="what goodput counts, e.g. ttft=500ms,tpot=50ms,e2e=20s")] = "",
+    concurrency_max: Annotated[
+        int, typer.Option("--concurrency-max", min=1, help="requests in flight; more are not sent, and counted")
+    ] = 4096,
+) -> None:
+    """Send a workload to a real server by the clock and say what came of it. Ctrl-C ends it with a partial report."""
+    benching.bench(
+        benching.Wanted(
+            url=url, workload=workload, load=load, seed=seed, model=model, requests_max=requests_max, page=out,
+            json=as_json, api=api, prompts=prompts, vocabulary=vocab, tokenizer=tokenizer, label=label, api_key_env=api_key_env,
+            timeout=timeout, objectives=objectives, concurrency_max=concurrency_max,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""Plain data to a frozen struct, strictly, collecting every problem with its path instead of stopping at the first."""
+"""Plain data to a frozen struct, strictly, collecting every problem with its path instead of stopping at the first.
+
+A field of type `Micros` or `Seconds` is written as a duration. Of several structs, the tag (`kind: chat`) chooses one.
+"""
 
 from difflib import get_close_matches
 from math import isfinite
@@ -10,6 +13,7 @@ from msgspec.structs import fields
 
 from pilothouse.config.values import NUMBER_MAX, Duration, Size
 from pilothouse.core.errors import Problem
+from pilothouse.core.units import Micros, Seconds
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -42,12 +46,10 @@ def convert(kind: type[T], data: object, where: str, problems: list[Problem]) ->
 
 
 def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
-    inner, parts = _strip(kind), get_args(_strip(kind))
+    inner = _strip(kind)
     if get_origin(inner) in (Union, UnionType):
-        if data is None:
-            return None
-        inner = next(part for part in parts if part is not type(None))
-    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+        return _one_of([part for part in get_args(inner) if part is not type(None)], kind, data, where, problems)
+    if _is_struct(inner):
         return convert(inner, data, where, problems)
     if get_origin(inner) is list and isinstance(data, list):
         values = [_value(get_args(inner)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)]
@@ -55,10 +57,51 @@ def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
     return _leaf(kind, inner, data, where, problems)
 
 
+def _one_of(parts: list[Any], kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
+    """A union: of structs a mapping, of plain types anything else; None where it is allowed."""
+    if data is None and type(None) in get_args(_strip(kind)):
+        return None
+    structs = [part for part in parts if _is_struct(part)]
+    plain = [part for part in parts if not _is_struct(part)]
+    if structs and (isinstance(data, dict) or not plain):
+        return convert_tagged(structs, data, where, problems)
+    if len(plain) == 1:
+        return _value(plain[0], data, where, problems)
+    if isinstance(data, str) and Micros in plain:
+        return _value(Micros, data, where, problems)
+    return _leaf(Union[tuple(part for part in plain if part is not Micros)], None, data, where, problems)  # noqa: UP007
+
+
+def convert_tagged(kinds: list[Any], data: object, where: str, problems: list[Problem]) -> Any:
+    """`data` as one of several structs, chosen by its tag; the only one there is needs none."""
+    if len(kinds) == 1 or not isinstance(data, dict):
+        return convert(kinds[0], data, where, problems)
+    name = kinds[0].__struct_config__.tag_field
+    tags = {kind.__struct_config__.tag: kind for kind in kinds}
+    tag, place = data.get(name), _join(where, name)
+    if tag is None:
+        problems.append(Problem(place, f"is required, one of: {', '.join(tags)}"))
+    elif not isinstance(tag, str) or tag not in tags:
+        near = get_close_matches(str(tag), tags, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(tags)}"
+        problems.append(Problem(place, f"unknown {name} {tag!r}, {hint}"))
+    else:
+        return convert(tags[tag], {key: value for key, value in data.items() if key != name}, where, problems)
+    return None
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
 def _leaf(kind: Any, inner: Any, data: object, where: str, problems: list[Problem]) -> Any:
     try:
         if inner in (Duration, Size):
             return inner.parse(data)
+        if inner is Micros:
+            return Duration.parse(data).us
+        if inner is Seconds:
+            return Duration.parse(data).seconds
         value = msgspec.convert(data, kind)
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{value} is not a finite number")

@@ -30,15 +30,20 @@ class _Loader(yaml.SafeLoader):
 
 def load(text: str, source: str = "config") -> Config:
     """Reads YAML. Raises ConfigError with every problem found; `source` names the file in it."""
+    data = read_yaml(text, source)
+    return from_data({} if data is None else data, source)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Plain data, without code and without fields given twice. Raises ConfigError if it is no YAML."""
     try:
-        data = yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)
     except (
         yaml.YAMLError,
         ValueError,
         RecursionError,
     ) as error:  # the latter two: a date or number that is none; depth
         raise ConfigError([Problem(source, f"is not YAML: {' '.join(str(error).split())}")]) from None
-    return from_data({} if data is None else data, source)
 
 
 def from_data(data: object, source: str = "config") -> Config:

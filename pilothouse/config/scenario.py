@@ -2,10 +2,15 @@
 
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from pilothouse.config.schema import SECOND, Settings, duration
 from pilothouse.config.values import Duration
+from pilothouse.policies.profiles import DEFAULT
+
+
+def listed(value: Any) -> Any:
+    return field(default_factory=lambda: [value])
 
 
 class Replicas(Settings, frozen=True, kw_only=True):
@@ -81,11 +86,11 @@ class Scenario(Settings, frozen=True, kw_only=True):
     gateways: Annotated[int, Meta(ge=1, le=64, description="gateways that each know only their own requests")] = 1
     delays: Annotated[Lateness, Meta(description="how late signals are")] = Lateness()
     workload: Annotated[Any, Meta(description="a workload, or the path of its file")]
-    policies: Annotated[list[Any], Meta(min_length=1, description="names, or profiles as in pilothouse.yaml")] = [
-        "cache_and_load"
-    ]
-    loads: Annotated[list[float], Meta(min_length=1, description="factors on the workload's own rate")] = [1.0]
-    seeds: Annotated[list[int], Meta(min_length=1, description="each run is repeated with each seed")] = [1]
+    policies: Annotated[list[Any], Meta(min_length=1, description="names, or profiles as in pilothouse.yaml")] = listed(
+        DEFAULT
+    )
+    loads: Annotated[list[float], Meta(min_length=1, description="factors on the workload's own rate")] = listed(1.0)
+    seeds: Annotated[list[int], Meta(min_length=1, description="each run is repeated with each seed")] = listed(1)
     objectives: Annotated[Slo, Meta(description="service level of goodput")] = Slo()
     tenants: Annotated[dict[str, Slo], Meta(description="service levels of single tenants")] = {}
     faults: Annotated[list[Fault], Meta(description="what goes wrong")] = []

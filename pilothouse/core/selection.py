@@ -10,7 +10,7 @@ from pilothouse.core.commands import Scored, Why
 from pilothouse.core.errors import PolicyError
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
-from pilothouse.core.policy import Filter, Known, Picker, Scorer
+from pilothouse.core.policy import Filter, Known, Picker, Queue, Scorer
 from pilothouse.core.units import Micros
 
 
@@ -23,12 +23,13 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses."""
+    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses, the queue may make it wait."""
 
     name: str
     filters: list[tuple[str, Filter]]
     scorers: list[Named]
     picker: Picker
+    queue: Queue | None = None  # None: everything is sent at once
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Choice:
     cached_tokens: int
     uncached_tokens: int
     why: Why
+    cold: bool  # no endpoint that was scored held a block of the prompt
 
 
 def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str, int], why_max: int) -> Choice | None:
@@ -70,7 +72,8 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
         len(known.endpoints),
         left_out,
     )
-    return Choice(known.endpoints[index], known.cached_tokens[index], known.uncached_tokens[index], why)
+    cached = known.cached_tokens
+    return Choice(known.endpoints[index], cached[index], known.uncached_tokens[index], why, not any(cached))
 
 
 def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:

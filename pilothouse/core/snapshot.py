@@ -8,6 +8,7 @@ from pilothouse.core.fleet import Endpoint
 from pilothouse.core.kvstate import IndexState
 from pilothouse.core.request import Request
 from pilothouse.core.retries import RetryBudget
+from pilothouse.core.speed import Lengths, Speed
 from pilothouse.core.units import EndpointId, Micros, RequestId
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class DispatcherState(msgspec.Struct, frozen=True):
     sessions: list[tuple[int, EndpointId]]
     retries: RetryBudget
     index: IndexState
+    decisions: int = 0
+    speeds: dict[str, Speed] = {}
+    lengths: Lengths = msgspec.field(default_factory=Lengths)
 
 
 def save(dispatcher: "Dispatcher") -> bytes:
@@ -43,6 +47,9 @@ def save(dispatcher: "Dispatcher") -> bytes:
             list(dispatcher.sessions.last.items()),
             dispatcher.retries,
             dispatcher.index.snapshot(),
+            dispatcher.decisions,
+            dispatcher.fleet.speeds,
+            dispatcher.fleet.lengths,
         )
     )
 
@@ -51,11 +58,15 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     """Puts a new dispatcher into a saved state. Raises msgspec.DecodeError on bytes that `save` did not write."""
     state = msgspec.msgpack.decode(data, type=DispatcherState)
     dispatcher.now_us, dispatcher.turns = state.now_us, state.turns
-    dispatcher.policy_failures = state.policy_failures
+    dispatcher.policy_failures, dispatcher.decisions = state.policy_failures, state.decisions
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases
+    dispatcher.fleet.speeds.update(state.speeds)
+    dispatcher.fleet.lengths = state.lengths
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
-    dispatcher.waiting.line.update((request_id, dispatcher.requests[request_id]) for request_id in state.waiting)
+    dispatcher.fleet.restore(state.requests)
+    for request_id in state.waiting:
+        dispatcher.waiting.join(dispatcher.requests[request_id])
     dispatcher.sessions.last.update(state.sessions)
     dispatcher.retries = state.retries
     dispatcher.index.restore(state.index)

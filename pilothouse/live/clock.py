@@ -1,6 +1,6 @@
 """The only file that reads a clock: time enters the program here and is data everywhere else."""
 
-from time import monotonic_ns, time
+from time import monotonic_ns, process_time_ns, time
 
 from pilothouse.core.units import Micros
 
@@ -17,3 +17,7 @@ class Clock:
     def wall_s(self) -> float:
         """Seconds since 1970, for people and logs."""
         return time()
+
+    def cpu_us(self) -> Micros:
+        """Microseconds of CPU that this process has used, all its threads together."""
+        return Micros(process_time_ns() // 1000)

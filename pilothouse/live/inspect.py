@@ -67,6 +67,7 @@ class Listed(msgspec.Struct, frozen=True):
     root: str | None = None
     parent: str | None = None  # set for an adapter: the model it adapts
     max_model_len: int | None = None
+    owned_by: str = ""
 
 
 class Models(msgspec.Struct, frozen=True):

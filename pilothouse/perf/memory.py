@@ -7,13 +7,15 @@ source     measured rows published by llm-d-planner (Apache-2.0), vLLM 0.11; act
 
 from enum import StrEnum
 
-from pilothouse.perf.catalog import Gpu, Model
+from pilothouse.perf.gpus import Gpu
+from pilothouse.perf.models import Model
 
 GIB = 1 << 30
 LOGITS_BYTES = 38.2  # activation per sequence slot and vocabulary entry: fitted at the default limits
 HIDDEN_BYTES = 2.7  # activation per batched token and hidden unit: fitted at the default limits
 NON_TORCH_GIB = (0.13, 0.55)  # at TP 1, at TP 2; larger TP not measured, taken as at 2
 MXFP4_BYTES = 0.53125  # 4 bits, and one scale of 8 bits for 32 weights
+SEQUENCE_TOKENS = 8192  # context of one sequence, where nobody says; matters for models with windows or states only
 PADDED_TO = 256  # expert matrices are padded to a multiple of this on GPUs without native MXFP4
 
 
@@ -31,12 +33,6 @@ def kv_bytes_per_token(model: Model, tp: int, kv_byte: float = 2.0) -> float:
     if model.latent:
         return model.layers * model.latent * kv_byte  # latent vectors lie on every rank
     return model.attention_layers * 2 * _heads_per_gpu(model, tp) * model.head_dim * kv_byte
-
-
-def kv_bytes_constant(model: Model, tp: int, block_size: int = 16, kv_byte: float = 2.0) -> float:
-    """KV and state per running sequence and GPU that do not grow with its context [bytes]."""
-    windows = model.window_layers * (model.window + block_size) * 2 * _heads_per_gpu(model, tp) * model.head_dim
-    return windows * kv_byte + model.linear_state_mb * 1e6 / tp
 
 
 def weight_bytes(model: Model, precision: Precision, *, padded: bool = False) -> float:
@@ -74,10 +70,30 @@ def kv_gib(
     return gpu.memory_gib * utilisation - weights - activation - NON_TORCH_GIB[min(tp, 2) - 1]
 
 
-def kv_tokens(model: Model, gpu: Gpu, tp: int, precision: Precision, utilisation: float = 0.9) -> int:
-    """KV capacity of one replica [tokens], all of its GPUs together; 0 if the model does not fit."""
+def kv_tokens(
+    model: Model,
+    gpu: Gpu,
+    tp: int,
+    precision: Precision,
+    utilisation: float = 0.9,
+    sequence_tokens: int = SEQUENCE_TOKENS,
+    kv_byte: float = 2.0,
+) -> int:
+    """KV capacity of one replica [tokens], all of its GPUs together; 0 if the model does not fit.
+
+    What does not grow with the context (windows, linear states) is paid once per sequence, so the capacity in tokens
+    depends on how long sequences are: `sequence_tokens` [tokens of context]. Without such layers it does not matter.
+    """
     room = kv_gib(model, gpu, tp, precision, utilisation) * GIB
-    return max(0, int(room / kv_bytes_per_token(model, tp)))
+    return max(0, int(room * sequence_tokens / sequence_bytes(model, tp, sequence_tokens, kv_byte=kv_byte)))
+
+
+def sequence_bytes(model: Model, tp: int, context: float, block_size: int = 16, kv_byte: float = 2.0) -> float:
+    """What one sequence of so much context takes per GPU [bytes], with its windows and states."""
+    growing = context * kv_bytes_per_token(model, tp, kv_byte)
+    per_window = 2 * _heads_per_gpu(model, tp) * model.head_dim * kv_byte
+    windows = model.window_layers * min(context, model.window + block_size) * per_window
+    return growing + windows + model.linear_state_mb * 1e6 / tp
 
 
 def _heads_per_gpu(model: Model, tp: int) -> float:

@@ -1,20 +1,28 @@
 """Step time from physics, for a configuration that nobody measured: a roofline with stated efficiencies. Estimated.
 
-accuracy   a within 5 % on average (12 % at most), c within 20 % on Hopper, p within 25 %, on 13 dense configurations;
-           print bands of 10 % on TPOT and 30-40 % on TTFT until one measured point rescales it
-source     efficiencies fitted on the same published rows as `fit`; peaks from the catalogue
+accuracy   dense models on Hopper: TPOT within 3 to 6 % of the published rows, a within 5 %, c within 20 %, p within
+           25 %; mixtures of experts and Blackwell within 10 to 30 %. Print bands of 10 % on TPOT and 30-40 % on TTFT
+           until one measured point rescales it
+source     efficiencies are middles of what non-negative fits on published rows give (`benchmarks/fidelity.py`); peaks
+           from the catalogue
 """
 
-from pilothouse.perf.catalog import Gpu, Model
+from pilothouse.perf.gpus import Gpu
 from pilothouse.perf.memory import MXFP4_BYTES, Precision, kv_bytes_per_token, weight_bytes
+from pilothouse.perf.models import Model
 from pilothouse.perf.step_time import StepTime
 
 WEIGHT_READ = 1.09  # weight bytes over nominal bandwidth take this much longer
 LAYER_US = 68.0  # launches, norms, all-reduce latency and host work per layer
+MOE_LAYER_US = 85.0  # the same with experts: gpt-oss needs 66 to 92
+MLA_LAYER_US = 130.0  # the same with latent attention: Kimi-K2.5 needs 125 to 140
 KV_READ = 0.9  # of nominal bandwidth
+EXPERT_READ = 1.2  # nominal time to read an expert takes this much longer: between 0.8 and 2.2 in the rows
 PREFILL = 0.70  # of dense peak, Hopper
 PREFILL_BLACKWELL = 0.40  # of dense peak, Blackwell: between 0.35 and 0.45 in the rows
-SEQUENCE_US = 60.0  # per scheduled sequence: the middle of the fitted rows
+PREFILL_MOE = 0.4  # of what a dense model reaches: between 0.33 and 0.45 in most rows
+SEQUENCE_US = 60.0  # per scheduled sequence: the middle of the fitted rows of dense models
+MOE_SEQUENCE_US = 45.0  # the same of mixtures of experts
 
 
 def weight_read_us(model: Model, gpu: Gpu, tp: int, precision: Precision) -> float:
@@ -45,19 +53,27 @@ def all_reduce_us(model: Model, gpu: Gpu, tp: int) -> float:
     return 2 * model.layers * model.hidden * 2 * 2 * (tp - 1) / tp / (gpu.link_gbps * 1e3)
 
 
-def estimate(model: Model, gpu: Gpu, tp: int, precision: Precision) -> StepTime:
-    """Coefficients for a configuration without measured rows. Labelled Estimated; rho is 0, since nobody measured it."""
-    prefill = PREFILL_BLACKWELL if gpu.fp4_tflops else PREFILL
-    squares = 4 * model.attention_layers * model.heads * model.head_dim / (tp * gpu.bf16_tflops * prefill)
+def layer_us(model: Model) -> float:
+    """What a layer costs however small the batch, beside reading its weights [microseconds]."""
+    return MLA_LAYER_US if model.latent else MOE_LAYER_US if model.experts else LAYER_US
+
+
+def estimate(model: Model, gpu: Gpu, tp: int, precision: Precision, kv_byte: float = 2.0) -> StepTime:
+    """Coefficients for a configuration without measured rows. rho is 0: physics says nothing about it."""
+    reached = PREFILL_BLACKWELL if gpu.blackwell else PREFILL
+    work_us = prefill_compute_us(model, gpu, tp, precision) / (reached * (PREFILL_MOE if model.experts else 1.0))
+    attention_ps = 4 * model.heads * model.head_dim / (tp * gpu.bf16_tflops * reached)  # per layer and pair of tokens
+    window_us = attention_ps * model.window_layers * model.window / 1e6
     return StepTime(
-        a_us=WEIGHT_READ * weight_read_us(model, gpu, tp, precision) + LAYER_US * model.layers,
-        b_us=SEQUENCE_US,
-        c_ns=kv_read_ns(model, gpu, tp) / KV_READ,
-        p_us=prefill_compute_us(model, gpu, tp, precision) / prefill + all_reduce_us(model, gpu, tp),
-        q_ps=squares,
-        expert_us=expert_read_us(model, gpu, tp, precision),
+        a_us=WEIGHT_READ * weight_read_us(model, gpu, tp, precision) + layer_us(model) * model.layers,
+        b_us=MOE_SEQUENCE_US if model.experts else SEQUENCE_US,
+        c_ns=kv_read_ns(model, gpu, tp, kv_byte) / KV_READ,
+        p_us=work_us + window_us + all_reduce_us(model, gpu, tp),
+        q_ps=attention_ps * model.attention_layers,
+        expert_us=EXPERT_READ * expert_read_us(model, gpu, tp, precision),
         experts=model.experts,
         experts_per_token=model.experts_per_token,
+        label="Estimated (prior)",
         source=f"physics prior for {model.name} {precision} on {gpu.name} TP{tp}",
     )
 

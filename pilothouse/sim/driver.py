@@ -1,26 +1,21 @@
-"""Virtual time: one heap of things to come, one dispatcher, some engines. The third driver of the core.
+"""Carries events to the dispatchers and does what they command: the third driver of the core, in virtual time.
 
-Entries are ordered by (time, rank, number), so that what happens at one moment happens in one order. The dispatcher is
-told what it would be told live, and as late: requests after the client's and the gateway's own delay, tokens after the
-network, KV events after their feed, load at the scrape interval. It never sees an engine.
+A dispatcher is told what it would be told live, and as late: requests after the client's and the gateway's own delay,
+tokens after the network, KV events after their feed, load at the scrape interval. It never sees an engine. Several
+gateways are several dispatchers: each knows its own requests, and hears all engines.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
-from heapq import heappop, heappush
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import msgspec
-
-from pilothouse.core.commands import AnyCommand, Reject, Route
+from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.dispatcher import Dispatcher
 from pilothouse.core.events import (
     AnyEvent,
     Arrived,
+    BlocksCleared,
     BlocksRemoved,
     BlocksStored,
-    EndpointSeen,
     Failed,
     FailureKind,
     Finished,
@@ -29,262 +24,291 @@ from pilothouse.core.events import (
     Tick,
 )
 from pilothouse.core.units import EndpointId, Micros, RequestId
+from pilothouse.sim.agenda import Agenda, Rank
+from pilothouse.sim.clients import Clients, Flight, StageResult
+from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import Done, Engine, Job, Load
-from pilothouse.workload.outcomes import Outcome
-from pilothouse.workload.requests import Planned, Stage, Workload
-
-
-class Delays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How late everything is [microseconds]."""
-
-    request_us: Micros = Micros(0)  # from the scheduled send time to the decision: client, gateway, tokenisation
-    network_us: Micros = Micros(500)  # between gateway and engine, each way
-    kv_event_us: Micros = Micros(5_000)  # from the end of a step to the gateway's index
-    scrape_us: Micros = Micros(1_000_000)  # between load reports; 0 = there are none
-    scraped_us: Micros = Micros(5_000)  # age of a load report when it arrives
-
-
-class Rank(IntEnum):
-    """What comes first at one moment. Submissions precede steps: an engine schedules what has arrived by then."""
-
-    SUBMIT = 0
-    STEP = 1
-    TELL = 2
-    SCRAPE = 3
-    ARRIVE = 4
-    WAKE = 5
-    STAGE = 6
-
-
-@dataclass(slots=True)
-class Flight:
-    """One request between its sending and its end."""
-
-    planned: Planned
-    sent_us: Micros
-    endpoint: EndpointId | None = None
-    first_us: Micros = Micros(0)
-
-
-@dataclass(slots=True)
-class StageResult:
-    """One stage and what came of it, in order of completion."""
-
-    stage: Stage
-    start_us: Micros
-    outcomes: list[Outcome] = field(default_factory=list)
-
+from pilothouse.sim.faults import Fault, Faults
+from pilothouse.sim.gaps import Gaps
+from pilothouse.sim.hosts import Host
+from pilothouse.sim.probes import Probes
+from pilothouse.sim.samples import Sampler
+from pilothouse.workload.requests import Workload
 
 Watch = Callable[[AnyEvent, list[AnyCommand]], None]
-Entry = tuple[Micros, int, int, Callable[[Any], None], Any]  # when, rank, number, what to do, with what
+TOO_LONG = "too_long"  # the engine answers with an error of the client's: such a prompt cannot fit
+
+
+@dataclass(slots=True, eq=False)
+class Gateway:
+    """One dispatcher and its alarm."""
+
+    dispatcher: Dispatcher
+    wake_us: Micros | None = None
 
 
 class Driver:
-    """Runs a workload through a dispatcher and engines. `watch` is shown every event and its commands."""
+    """Runs a workload through dispatchers and engines. `watch` is shown every event and its commands."""
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
-        engines: dict[EndpointId, Engine],
-        seen: list[EndpointSeen],
+        dispatchers: Sequence[Dispatcher],
+        hosts: Sequence[Host],
+        gaps: Gaps,
         workload: Workload,
         delays: Delays,
         watch: Watch | None = None,
         *,
+        faults: Sequence[Fault] = (),
         tell_blocks: bool = True,
+        samples_max: int = 0,
     ) -> None:
-        self.dispatcher, self.engines, self.workload, self.delays = dispatcher, engines, workload, delays
-        self.now_us = Micros(0)
-        self.results: list[StageResult] = []
-        self.flights: dict[RequestId, Flight] = {}
-        self._watch, self._tell_blocks = watch, tell_blocks
-        self._heap: list[Entry] = []
-        self._number = 0
-        self._due: dict[EndpointId, Micros | None] = dict.fromkeys(engines)  # each engine's step in the heap
-        self._wake_us: Micros | None = None
-        self._stages = iter(workload.stages)
-        self._to_send: Iterator[Planned] = iter(())
-        self._left = 0  # answers that the stage still waits for
-        for event in seen:
-            self._tell(event)
-        self._push(Micros(0), Rank.STAGE, self._begin_stage, None)
+        self.agenda, self.workload, self.delays, self.watch = Agenda(), workload, delays, watch
+        self.gateways = [Gateway(dispatcher) for dispatcher in dispatchers]
+        self.hosts = {host.id: host for host in hosts}
+        self.clients = Clients(workload, delays, self.agenda, self._arrive, self._begun)
+        self.flights = self.clients.flights
+        self.jobs: dict[RequestId, Flight] = {}  # attempts that a gateway still waits for
+        self.probes = Probes(self)
+        self._gaps, self._tell_blocks, self._arrivals = gaps, tell_blocks, 0
+        self._sampler = Sampler(self.agenda, hosts, samples_max) if samples_max else None
+        self._groups = _groups(workload)
+        for host in hosts:
+            if host.ready_us:
+                host.up = False
+                self.agenda.push(host.ready_us, Rank.FAULT, self._appear, host)
+            else:
+                self.tell_all(host.seen)
+        Faults(self, faults)
+
+    @property
+    def now_us(self) -> Micros:
+        return self.agenda.now_us
+
+    @property
+    def results(self) -> list[StageResult]:
+        return self.clients.results
+
+    @property
+    def engines(self) -> dict[EndpointId, Engine]:
+        """As they run now; a crash replaces one."""
+        return {endpoint: host.engine for endpoint, host in self.hosts.items()}
 
     def run(self) -> list[StageResult]:
-        """Until the last answer of the last stage."""
-        while self.advance():
-            pass
+        """Until the last answer of the last stage, and until the engines are idle."""
+        self.agenda.run()
         return self.results
 
     def advance(self) -> bool:
-        """One entry of the heap; False if there is none."""
-        if not self._heap:
-            return False
-        at_us, _, _, act, what = heappop(self._heap)
-        assert at_us >= self.now_us, f"time went back from {self.now_us} to {at_us}"
-        self.now_us = at_us
-        act(what)
-        return True
-
-    def _push(self, at_us: int, rank: Rank, act: Callable[[Any], None], what: object) -> None:
-        self._number += 1
-        heappush(self._heap, (Micros(at_us), rank, self._number, act, what))
+        """One entry of the agenda; False if there is none."""
+        return self.agenda.advance()
 
     # Clients
 
-    def _begin_stage(self, _: object) -> None:
-        stage = next(self._stages, None)
-        if stage is None:
-            return
-        self.results.append(StageResult(stage, self.now_us))
-        self._left = len(stage.requests)
-        self._to_send = iter(stage.requests)
-        self._send_next()
-        if not self._left:
-            self._end_stage()
-        elif self.delays.scrape_us:
-            self._push(self.now_us, Rank.SCRAPE, self._scrape, len(self.results))
+    def _begun(self, result: StageResult) -> None:
+        result.gaps = dict(zip(self._groups, self._gaps.begin(len(self._groups)), strict=True))
+        if result.left and self.delays.scrape_us:
+            for i, gateway in enumerate(self.gateways):  # not all at once: they were not started at once
+                at_us = self.now_us + i * self.delays.scrape_us // len(self.gateways)
+                self.agenda.push(at_us, Rank.SCRAPE, self._scrape, (gateway, result))
+        if self._sampler is not None:
+            self._sampler.begin(result)
 
-    def _end_stage(self) -> None:
-        self._push(self.now_us + self.results[-1].stage.pause_us, Rank.STAGE, self._begin_stage, None)
-
-    def _send_next(self) -> None:
-        planned = next(self._to_send, None)
-        if planned is not None:
-            at_us = self.results[-1].start_us + planned.arrival_us + self.delays.request_us
-            self._push(at_us, Rank.ARRIVE, self._arrive, planned)
-
-    def _arrive(self, planned: Planned) -> None:
-        self._send_next()
+    def _arrive(self, flight: Flight) -> None:
+        """To a gateway in turn, as a balancer in front of several does it. A conversation stays with one, as with a
+        balancer that looks at its header: only that one remembers where the conversation was."""
+        planned, count = flight.planned, len(self.gateways)
+        if count > 1:
+            flight.gateway = (planned.session or self._arrivals) % count
+            self._arrivals += 1
         told = bool(planned.blocks) and self._tell_blocks
-        assert planned.request not in self.flights, f"request {planned.request} is sent twice"
-        self.flights[planned.request] = Flight(planned, Micros(self.now_us - self.delays.request_us))
         self._tell(
+            self.gateways[flight.gateway],
             Arrived(
-                self.now_us,
+                self.agenda.now_us,
                 planned.request,
                 self.workload.model,
                 planned.prompt_tokens,
                 planned.blocks if told else [],
                 self.workload.block_size if told else 0,
                 True,
-                planned.output_tokens,
+                None,  # nobody knows before how long an answer will be
                 planned.session,
-            )
+            ),
         )
 
-    def _end(self, flight: Flight, cached: int, *, refused: bool = False) -> None:
-        planned = flight.planned
-        del self.flights[planned.request]
-        first_us = self.now_us if refused else flight.first_us
-        self.results[-1].outcomes.append(
-            Outcome(
-                planned.request,
-                flight.sent_us,
-                first_us,
-                self.now_us,
-                planned.prompt_tokens,
-                cached,
-                planned.output_tokens,
-                0 if refused else planned.counted_tokens,
-                flight.endpoint or EndpointId(""),
-                refused,
-            )
-        )
-        self._left -= 1
-        if not self._left:
-            self._end_stage()
+    # The dispatchers
 
-    # The dispatcher
+    def tell_all(self, event: AnyEvent) -> None:
+        """What every gateway hears."""
+        for gateway in self.gateways:
+            self._tell(gateway, event)
 
-    def _tell(self, event: AnyEvent) -> None:
-        commands = self.dispatcher.handle(event)
-        if self._watch is not None:
-            self._watch(event, commands)
+    def tell(self, gateway: int, event: AnyEvent) -> None:
+        self._tell(self.gateways[gateway], event)
+
+    def _tell(self, gateway: Gateway, event: AnyEvent) -> None:
+        commands = gateway.dispatcher.handle(event)
+        if self.watch is not None:
+            self.watch(event, commands)
         for command in commands:
             match command:
                 case Route():
-                    self.flights[command.request].endpoint = command.endpoint
-                    at_us = self.now_us + max(self.delays.network_us, 1)  # never into a moment whose steps are over
-                    self._push(at_us, Rank.SUBMIT, self._submit, (command.endpoint, command.request))
+                    self._route(self.flights[command.request], command)
                 case Reject():
-                    self._end(self.flights[command.request], 0, refused=True)
-                case _:
-                    raise AssertionError(f"nobody here can {command}")
-        wake_us = self.dispatcher.next_wake_us()
-        if wake_us is not None and (self._wake_us is None or wake_us < self._wake_us):
-            self._wake_us = max(wake_us, self.now_us)
-            self._push(self._wake_us, Rank.WAKE, self._wake, self._wake_us)
+                    self.clients.end(self.flights[command.request], 0, command.reason.value)
+                case Abort():
+                    self._abort(self.flights[command.request])
+        wake_us = gateway.dispatcher.next_wake_us()
+        if wake_us is not None and (gateway.wake_us is None or wake_us < gateway.wake_us):
+            gateway.wake_us = max(wake_us, self.agenda.now_us)
+            self.agenda.push(gateway.wake_us, Rank.WAKE, self._wake, (gateway, gateway.wake_us))
 
-    def _wake(self, at_us: Micros) -> None:
-        if at_us == self._wake_us:
-            self._wake_us = None
+    def _wake(self, what: tuple[Gateway, Micros]) -> None:
+        gateway, at_us = what
+        if at_us == gateway.wake_us:
+            gateway.wake_us = None
             if self.flights:
-                self._tell(Tick(self.now_us))
+                self._tell(gateway, Tick(self.now_us))
+
+    # Attempts
+
+    def _route(self, flight: Flight, route: Route) -> None:
+        planned, attempt = flight.planned, route.attempt
+        request = planned.request if attempt == 1 else RequestId(f"{planned.request}/{attempt}")
+        blocks, group = planned.blocks, self._groups[planned.tenant]
+        job = Job(request, blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks, group)
+        flight.endpoint, flight.job, flight.submitted = route.endpoint, job, False
+        self.jobs[request] = flight
+        host = self.hosts[route.endpoint]
+        at_us = self.agenda.now_us + max(self.delays.network_us, 1)  # never into a moment whose steps are over
+        self.agenda.push(at_us, Rank.SUBMIT, self._submit, (host, job))
+
+    def _submit(self, what: tuple[Host, Job]) -> None:
+        host, job = what
+        flight = self.jobs.get(job.request)
+        if flight is None:
+            return  # given up on the way
+        delays = self.delays
+        if not host.is_open:
+            late_us = delays.connect_timeout_us if host.cut_off else delays.network_us
+            self.fail(job.request, FailureKind.CONNECT, late_us)
+        elif host.engine.fits(job):
+            flight.submitted = True
+            host.engine.submit(job, self.agenda.now_us)
+            self.arm(host)
+        else:
+            self.agenda.push(self.now_us + delays.network_us, Rank.TELL, self._finished, (job, 0, TOO_LONG))
+
+    def _abort(self, flight: Flight) -> None:
+        """The gateway closes the connection: it knows at once, the engine a little later."""
+        assert flight.job is not None and flight.endpoint is not None
+        if flight.submitted:
+            what = (self.hosts[flight.endpoint], flight.job.request)
+            self.agenda.push(self.now_us + self.delays.network_us, Rank.SUBMIT, self._disconnect, what)
+        self.fail(flight.job.request, FailureKind.TIMEOUT, 0)
+
+    def _disconnect(self, what: tuple[Host, RequestId]) -> None:
+        host, request = what
+        if host.is_open:
+            host.engine.abort(request, self.now_us)
+            self.arm(host)
+
+    def fail(self, request: RequestId, kind: FailureKind, late_us: int) -> None:
+        """The gateway will find, so much later, that this attempt has failed."""
+        self.agenda.push(self.now_us + late_us, Rank.TELL, self._failed, (request, kind))
+
+    def _failed(self, what: tuple[RequestId, FailureKind]) -> None:
+        flight, kind = self.jobs.pop(what[0], None), what[1]
+        if flight is None:
+            return  # it has ended otherwise meanwhile
+        sent = flight.first_us is not None
+        if sent:
+            kind = FailureKind.BROKEN if kind is FailureKind.CLOSED else kind
+            self.clients.end(flight, 0, kind.value)
+        flight.endpoint = flight.job = None
+        self._tell(self.gateways[flight.gateway], Failed(self.now_us, flight.planned.request, kind, sent))
+        self.probes.look()
 
     # Engines
 
-    def _submit(self, what: tuple[EndpointId, RequestId]) -> None:
-        endpoint, request = what
-        engine, planned = self.engines[endpoint], self.flights[request].planned
-        job = Job(request, planned.blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks)
-        if engine.fits(job):
-            engine.submit(job, self.now_us)
-            self._arm(endpoint, engine)
-        else:
-            at_us = Micros(self.now_us + self.delays.network_us)
-            self._push(at_us, Rank.TELL, self._tell, Failed(at_us, request, FailureKind.ERROR, False))
+    def _appear(self, host: Host) -> None:
+        host.up = True
+        self.tell_all(host.seen)
 
-    def _arm(self, endpoint: EndpointId, engine: Engine) -> None:
-        """Keeps the engine's next step in the heap; an entry overtaken by a shorter step is ignored when it comes."""
-        due_us = engine.next_step_us()
-        if due_us is not None and due_us != self._due[endpoint]:
-            self._push(due_us, Rank.STEP, self._step, (endpoint, due_us))
-        self._due[endpoint] = due_us
+    def arm(self, host: Host) -> None:
+        """Keeps the engine's next step in the agenda; an entry overtaken by a shorter step is ignored when it comes."""
+        due_us = host.engine.next_step_us()
+        if due_us is not None and due_us != host.due_us:
+            self.agenda.push(due_us, Rank.STEP, self._step, (host, due_us))
+        host.due_us = due_us
 
-    def _step(self, what: tuple[EndpointId, Micros]) -> None:
-        endpoint, due_us = what
-        if due_us != self._due[endpoint]:
+    def _step(self, what: tuple[Host, Micros]) -> None:
+        host, due_us = what
+        if due_us != host.due_us:
             return
-        engine = self.engines[endpoint]
-        done = engine.step(due_us)
-        self._due[endpoint] = None
-        self._arm(endpoint, engine)
+        done = host.engine.step(due_us)
+        host.due_us = None
+        self.arm(host)
         if done.removed or done.stored:
-            self._report_blocks(endpoint, done)
-        at_us = Micros(self.now_us + self.delays.network_us)
+            self._report_blocks(host, done)
+        at_us, push = self.agenda.now_us + self.delays.network_us, self.agenda.push
         for request in done.first:
-            self._push(at_us, Rank.TELL, self._first_token, request)
+            push(at_us, Rank.TELL, self._first_token, request)
         for job, cached in done.finished:
-            self._push(at_us, Rank.TELL, self._finished, (job, cached))
+            push(at_us, Rank.TELL, self._finished, (job, cached, ""))
 
     def _first_token(self, request: RequestId) -> None:
-        self.flights[request].first_us = self.now_us
-        self._tell(FirstToken(self.now_us, request))
+        flight = self.jobs.get(request)
+        if flight is not None:
+            flight.first_us = self.agenda.now_us
+            self._tell(self.gateways[flight.gateway], FirstToken(self.agenda.now_us, flight.planned.request))
 
-    def _finished(self, what: tuple[Job, int]) -> None:
-        job, cached = what
-        flight = self.flights[job.request]
-        self._end(flight, cached)
-        self._tell(Finished(self.now_us, job.request, job.prompt_tokens, cached, job.output_tokens))
+    def _finished(self, what: tuple[Job, int, str]) -> None:
+        job, cached, error = what
+        flight = self.jobs.pop(job.request, None)
+        if flight is None:
+            return  # nobody waits for it any more
+        self.clients.end(flight, cached, error)
+        now_us, request = self.agenda.now_us, flight.planned.request
+        done = Finished(now_us, request, job.prompt_tokens, cached, job.output_tokens)
+        self._tell(self.gateways[flight.gateway], Finished(now_us, request) if error else done)
 
-    def _report_blocks(self, endpoint: EndpointId, done: Done) -> None:
-        """Removed before stored: an engine makes room before it fills it."""
-        at_us = Micros(self.now_us + self.delays.kv_event_us)
-        if done.removed:
-            self._push(at_us, Rank.TELL, self._tell, BlocksRemoved(at_us, endpoint, done.removed))
-        if done.stored:
-            self._push(at_us, Rank.TELL, self._tell, BlocksStored(at_us, endpoint, done.stored))
-
-    # Signals
-
-    def _scrape(self, stage: int) -> None:
-        """Reads every engine's metrics; the dispatcher hears of it a little later. Stops while nothing is asked for."""
-        if stage != len(self.results) or not self._left:
+    def _report_blocks(self, host: Host, done: Done) -> None:
+        """Removed before stored: an engine makes room before it fills it. After a gap in its messages nothing that was
+        known of it is trusted, as with live engines that have no replay."""
+        if host.mute or host.cut_off:
+            host.forget = True
             return
-        loads = [(endpoint, engine.load(self.now_us)) for endpoint, engine in self.engines.items()]
-        self._push(self.now_us + self.delays.scraped_us, Rank.TELL, self._tell_loads, loads)
-        self._push(self.now_us + self.delays.scrape_us, Rank.SCRAPE, self._scrape, stage)
+        at_us, endpoint = Micros(self.now_us + self.delays.kv_event_us), host.id
+        if host.forget:
+            host.forget = False
+            self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksCleared(at_us, endpoint))
+        if done.removed:
+            self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksRemoved(at_us, endpoint, done.removed))
+        if done.stored:
+            self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksStored(at_us, endpoint, done.stored))
 
-    def _tell_loads(self, loads: list[tuple[EndpointId, Load]]) -> None:
+    # Load
+
+    def _scrape(self, what: tuple[Gateway, StageResult]) -> None:
+        """Reads every engine's metrics; the dispatcher hears of it a little later. Stops while nothing is asked for."""
+        gateway, result = what
+        if not result.left:
+            return
+        heard = [host for host in self.hosts.values() if host.is_open and not host.unscraped]
+        loads = [(host.id, host.engine.load(self.now_us)) for host in heard]
+        self.agenda.push(self.now_us + self.delays.scraped_us, Rank.TELL, self._tell_loads, (gateway, loads))
+        self.agenda.push(self.now_us + self.delays.scrape_us, Rank.SCRAPE, self._scrape, what)
+
+    def _tell_loads(self, what: tuple[Gateway, list[tuple[EndpointId, Load]]]) -> None:
+        gateway, loads = what
         for endpoint, load in loads:
-            self._tell(LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio))
+            event = LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio)
+            self._tell(gateway, event)
+
+
+def _groups(workload: Workload) -> dict[str, int]:
+    """Tenants in order of appearance, numbered."""
+    tenants = dict.fromkeys(planned.tenant for stage in workload.stages for planned in stage.requests)
+    return {tenant: i for i, tenant in enumerate(tenants or [""])}

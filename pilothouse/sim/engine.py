@@ -19,6 +19,7 @@ from pilothouse.core.units import BlockKey, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
+from pilothouse.sim.gaps import NOBODY, Gaps
 from pilothouse.sim.jump import Jump
 
 
@@ -32,6 +33,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequences_max: int = 1024
     admission: Admission = WholePrompt()
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
+    prefix_cache: bool = True  # off: nothing is ever reused, nor reported
 
     def __post_init__(self) -> None:
         if self.kv_blocks < 1 or self.block_size < 1 or self.sequences_max < 1:
@@ -48,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     prompt_tokens: int
     output_tokens: int
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
+    group: int = 0  # whose token gaps are counted together
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +65,8 @@ class Sequence:
     order: int = -1  # of admission
     since: int = -1  # step at which it began to decode; -1 = not yet
     private: int = 0  # blocks, while it prefills
+    told_ps: int = 0  # when it had its last token, if it was preempted since
+    group: int = 0  # of its gaps; that of its job, or NOBODY
     node: Node | None = None  # end of its chain of named blocks
 
 
@@ -89,11 +94,14 @@ class Engine:
     def __init__(self, spec: EngineSpec, *, reporting: bool = False) -> None:
         self.spec, self.store = spec, BlockStore(spec.kv_blocks, reporting=reporting)
         self.steps = self.preemptions = 0  # for statistics
+        self.gaps: Gaps | None = None  # who counts the time between tokens
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # by order of admission
         self._clock = StepClock(spec.step_time)
         self._prefilling: list[Sequence] = []
         self._decoding = self._sum_context = 0
+        self._decoding_of: dict[int, int] = {}  # group -> decoding sequences; those of group 0 are not counted
+        self._aborted: list[RequestId] = []  # leave with the step under way
         self._needs = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
         self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
         self._orders = 0
@@ -116,12 +124,47 @@ class Engine:
 
     def submit(self, job: Job, now_us: Micros) -> None:
         assert self.fits(job), f"request {job.request} can never fit"
-        self.waiting.append(Sequence(job, job.prompt_tokens))
+        if not self.spec.prefix_cache:
+            job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
+        self.waiting.append(Sequence(job, job.prompt_tokens, group=job.group))
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         elif self._jump is not None and not self._stuck:
-            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
-            self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+            self._cut(now_us)
+
+    def abort(self, request: RequestId, now_us: Micros) -> None:
+        """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
+        for sequence in self.waiting:
+            if sequence.job.request == request:
+                self.waiting.remove(sequence)
+                self._stuck = False
+                break
+        else:
+            self._aborted.append(request)
+        self._cut(now_us)
+
+    def abandon(self, now_us: Micros) -> None:
+        """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
+        if self.gaps is not None and self._jump is not None and self._stretch:
+            met = self._under_way((now_us - 1) * PS_PER_US + 1) - 1
+            self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
+        self._decoding_of = {NOBODY: self._decoding}
+        for sequence in [*self.waiting, *self.running.values()]:
+            sequence.group = NOBODY
+
+    def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
+        """Other step times, from the next step on."""
+        self._cut(now_us)
+        self._clock = StepClock(step_time)
+
+    @property
+    def clock(self) -> StepClock:
+        """What its steps take at present."""
+        return self._clock
+
+    def progress(self, now_us: Micros) -> int:
+        """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
+        return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
@@ -134,6 +177,9 @@ class Engine:
         """Ends what is under way and begins what comes next."""
         assert now_us == self.next_step_us(), f"step at {now_us}, due at {self.next_step_us()}"
         done, stretch, self._granted = Done(), self._stretch, False
+        if self.gaps is not None and self._decoding:
+            span_ps = self._end_ps - self._start_ps
+            self.gaps.decoded(self._jump, stretch, span_ps, self._decoding, self._decoding_of)
         if self._jump is not None:
             self.store.take(self._jump.blocks(stretch))
         self.steps += stretch
@@ -143,6 +189,8 @@ class Engine:
             sequence.computed += tokens
             if sequence.computed == sequence.target:
                 self._begin_decoding(sequence, done)
+        if self._aborted:
+            self._drop_aborted()
         self._stretch = 0
         self._schedule(self._end_ps)
         if self.store.reporting:
@@ -207,6 +255,12 @@ class Engine:
         used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
         self._end_ps = now_ps + self._clock.fixed_ps(self._decoding) + self._clock.context_ps(self._sum_context, used)
 
+    def _cut(self, now_us: Micros) -> None:
+        """A jump ends with the step that is under way."""
+        if self._jump is not None and self._stretch:
+            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
+            self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+
     def _under_way(self, at_ps: int) -> int:
         """Which step of the jump is the first to end at this time or later, counted from 1."""
         assert self._jump is not None
@@ -270,9 +324,13 @@ class Engine:
         job, steps = sequence.job, self.steps
         if not sequence.generated:
             done.first.append(job.request)
+        elif self.gaps is not None:
+            self.gaps.resumed(self._end_ps - sequence.told_ps, sequence.group)
         sequence.generated += 1
         sequence.since = steps
         self._decoding += 1
+        if sequence.group:
+            self._decoding_of[sequence.group] = self._decoding_of.get(sequence.group, 0) + 1
         self._sum_context += sequence.target
         self._needs[(steps - sequence.target) % self.spec.block_size] += 1
         if sequence.generated == job.output_tokens:
@@ -311,11 +369,18 @@ class Engine:
             context = sequence.target + self.steps - sequence.since
             private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
             self._decoding -= 1
+            if sequence.group:
+                self._decoding_of[sequence.group] -= 1
             self._sum_context -= context
             self._needs[(sequence.since - sequence.target) % self.spec.block_size] -= 1
         else:
             self._prefilling.remove(sequence)
         self.store.release(sequence.node, private)
+
+    def _drop_aborted(self) -> None:
+        for sequence in [s for s in self.running.values() if s.job.request in self._aborted]:
+            self._leave(sequence)
+        self._aborted.clear()
 
     def _preempt(self) -> None:
         """The sequence admitted last gives up its blocks; it goes back to the head of the queue and starts over."""
@@ -323,6 +388,7 @@ class Engine:
         self._leave(sequence)
         if sequence.since >= 0:
             sequence.generated += self.steps - sequence.since
+            sequence.told_ps = self._end_ps
         sequence.target = sequence.job.prompt_tokens + sequence.generated
         sequence.since, sequence.private, sequence.node, sequence.computed = -1, 0, None, 0
         self.waiting.appendleft(sequence)

@@ -42,6 +42,10 @@ class Jump:
         time_ps = (self._fixed_ps + self._context_ps) * steps + self._alone * (steps * (steps - 1) // 2)
         return time_ps + self._blocks_ps * gained
 
+    def step_ps(self, step: int) -> int:
+        """How long one of them takes, counted from 1 [picoseconds]. Never less than the one before."""
+        return self._fixed_ps + self._context_ps + self._alone * (step - 1) + self._blocks_ps * self.blocks(step)
+
     def steps_within(self, blocks: int, at_most: int) -> int:
         """The most steps, up to `at_most`, that need no more than so many blocks."""
         if self.blocks(at_most) <= blocks:

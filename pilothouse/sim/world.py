@@ -1,14 +1,22 @@
-"""Puts a simulated fleet together: pools of engines, delays, a finished dispatcher, a workload."""
+"""Puts a simulated fleet together, and makes figures of what it did."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from pilothouse.core.dispatcher import Dispatcher
 from pilothouse.core.events import EndpointSeen
-from pilothouse.core.units import EndpointId, Micros
-from pilothouse.sim.driver import Delays, Driver, StageResult, Watch
-from pilothouse.sim.engine import Engine, EngineSpec
-from pilothouse.workload.outcomes import Objectives, Summary, summarise
+from pilothouse.core.units import SECOND, EndpointId, Micros
+from pilothouse.sim.clients import StageResult
+from pilothouse.sim.delays import Delays
+from pilothouse.sim.driver import Driver, Watch
+from pilothouse.sim.engine import EngineSpec
+from pilothouse.sim.faults import Fault
+from pilothouse.sim.gaps import Gaps
+from pilothouse.sim.hosts import Host
+from pilothouse.workload.outcomes import Histogram, Objectives, StageRun, Summary, summarise
 from pilothouse.workload.requests import Workload
+from pilothouse.workload.timeline import timeline
 
 LABEL = "Simulated"
 
@@ -21,6 +29,8 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: EngineSpec
     exact: bool = False  # they report their KV blocks; else the dispatcher assumes from its own routes
     index_blocks: int | None = None  # KV capacity that the dispatcher believes in; None = the true one
+    ready_us: Micros = Micros(0)  # when they serve for the first time; until then nobody knows them
+    start_up_us: Micros = Micros(60 * SECOND)  # from a crash until they serve again
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,34 +44,96 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def world(
-    fleet: Fleet, dispatcher: Dispatcher, workload: Workload, watch: Watch | None = None, *, macro_steps: bool = True
+    fleet: Fleet,
+    dispatchers: Dispatcher | Sequence[Dispatcher],
+    workload: Workload,
+    watch: Watch | None = None,
+    *,
+    faults: Sequence[Fault] = (),
+    samples_max: int = 0,
+    macro_steps: bool = True,
 ) -> Driver:
-    """The driver, ready to run. `dispatcher` is fresh; how it was configured is not known here."""
-    engines: dict[EndpointId, Engine] = {}
-    seen: list[EndpointSeen] = []
-    for pool in fleet.pools:
-        spec = msgspec.structs.replace(pool.engine, macro_steps=macro_steps)
-        for i in range(pool.replicas):
-            endpoint = EndpointId(f"{pool.name}-{i}")
-            engines[endpoint] = Engine(spec, reporting=pool.exact)
-            believed = spec.kv_blocks if pool.index_blocks is None else pool.index_blocks
-            seen.append(
-                EndpointSeen(
-                    Micros(0),
-                    endpoint,
-                    f"http://{endpoint}:8000",
-                    pool.name,
-                    [workload.model],
-                    pool.exact,
-                    believed,
-                    spec.block_size,
+    """The driver, ready to run.
+
+    dispatchers   fresh ones, one for each gateway; how they were configured is not known here
+    samples_max   moments of each stage at which every replica is looked at; 0 = never
+    """
+    gaps, delays = Gaps(), fleet.delays
+    hosts = [_host(pool, i, workload, gaps, macro_steps) for pool in fleet.pools for i in range(pool.replicas)]
+    several = [dispatchers] if isinstance(dispatchers, Dispatcher) else dispatchers
+    return Driver(
+        several,
+        hosts,
+        gaps,
+        workload,
+        delays,
+        watch,
+        faults=faults,
+        tell_blocks=fleet.tell_blocks,
+        samples_max=samples_max,
+    )
+
+
+def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool) -> Host:
+    spec = msgspec.structs.replace(pool.engine, macro_steps=macro_steps)
+    endpoint = EndpointId(f"{pool.name}-{i}")
+    seen = EndpointSeen(
+        pool.ready_us,
+        endpoint,
+        f"http://{endpoint}:8000",
+        pool.name,
+        [workload.model],
+        pool.exact and spec.prefix_cache,
+        spec.kv_blocks if pool.index_blocks is None else pool.index_blocks,
+        spec.block_size,
+    )
+    return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps)
+
+
+def summaries(results: Sequence[StageResult], objectives: Objectives | None = None) -> list[Summary]:
+    """Figures of the reported stages, all labelled Simulated."""
+    return [_summary(result, objectives or Objectives(), {}) for result in results if result.stage.reported]
+
+
+def stage_runs(
+    driver: Driver, objectives: Objectives | None = None, tenants: dict[str, Objectives] | None = None
+) -> list[StageRun]:
+    """Figures of the reported stages over time, by replica and by tenant. `tenants`: their own service levels."""
+    general, own = objectives or Objectives(), tenants or {}
+    runs = []
+    for result in driver.results:
+        if result.stage.reported:
+            several = list(result.gaps) if len(result.gaps) > 1 else []
+            runs.append(
+                StageRun(
+                    result.stage.name,
+                    _summary(result, general, own),
+                    timeline(result.outcomes, result.start_us),
+                    result.samples,
+                    {tenant: _tenant_summary(result, tenant, own.get(tenant, general)) for tenant in several},
+                    _notes(result),
                 )
             )
-    return Driver(dispatcher, engines, seen, workload, fleet.delays, watch, tell_blocks=fleet.tell_blocks)
+    return runs
 
 
-def summaries(results: list[StageResult], objectives: Objectives | None = None) -> list[Summary]:
-    """Figures of the reported stages, all labelled Simulated."""
-    asked = objectives or Objectives()
-    reported = [result for result in results if result.stage.reported]
-    return [summarise(r.outcomes, r.start_us, r.stage.rate, LABEL, asked) for r in reported]
+def _summary(result: StageResult, objectives: Objectives, tenants: dict[str, Objectives]) -> Summary:
+    gaps, stage = Histogram(), result.stage
+    for part in result.gaps.values():
+        gaps.merge(part)
+    return summarise(result.outcomes, result.start_us, stage.rate, LABEL, objectives, gaps, tenants)
+
+
+def _tenant_summary(result: StageResult, tenant: str, objectives: Objectives) -> Summary:
+    outcomes = [outcome for outcome in result.outcomes if outcome.tenant == tenant]
+    rate = result.stage.rate * len(outcomes) / max(1, len(result.outcomes))
+    return summarise(outcomes, result.start_us, rate, LABEL, objectives, result.gaps[tenant])
+
+
+def _notes(result: StageResult) -> list[str]:
+    """Why requests were not served."""
+    counts: dict[str, int] = {}
+    for outcome in result.outcomes:
+        if outcome.error:
+            counts[outcome.error] = counts.get(outcome.error, 0) + 1
+    return [f"{count} requests were not served: {error}" for error, count in sorted(counts.items())]

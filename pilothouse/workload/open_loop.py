@@ -1,60 +1,58 @@
-"""A plain open loop: requests of one shape, Poisson or evenly spaced, some of them with a common beginning."""
-
-from enum import StrEnum
+"""A plain open loop: requests of one shape that do not wait for each other, some of them with a common beginning."""
 
 import msgspec
 
 from pilothouse.core.random_stream import stream
-from pilothouse.core.units import RequestId
-from pilothouse.workload.requests import Planned, Stage, Workload, block_keys, poisson_arrivals, uniform_arrivals
+from pilothouse.core.units import BlockKey, Seconds
+from pilothouse.workload.arrivals import AnyArrivals, Arrivals
+from pilothouse.workload.lengths import Length, checked, draw, within
+from pilothouse.workload.requests import Workload
+from pilothouse.workload.sessions import Phase, stages
+from pilothouse.workload.texts import Turn, keys, text
+from pilothouse.workload.written import Written
 
-OWN = 1 << 20  # content numbers from here on belong to single requests
-
-
-class Arrivals(StrEnum):
-    """How requests are spaced."""
-
-    POISSON = "poisson"
-    UNIFORM = "uniform"
+__all__ = ["Arrivals", "OpenLoop", "generate"]
 
 
-class OpenLoop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stage of `rate x seconds` requests; lengths are uniform between the given limits."""
+class OpenLoop(Written, frozen=True, tag="open_loop", tag_field="kind"):
+    """`rate x duration` requests, or `stages` of them (there `users` are possible too)."""
 
-    rate: float  # requests per second
-    seconds: float
-    arrivals: Arrivals = Arrivals.POISSON
-    prompt_tokens: tuple[int, int] = (512, 2048)  # own part, beside the common beginning
-    output_tokens: tuple[int, int] = (64, 256)
+    rate: float = 0.0  # requests per second
+    seconds: Seconds = Seconds(0.0)
+    arrivals: AnyArrivals = Arrivals.POISSON
+    prompt_tokens: Length = (512, 2048)  # own part, beside the common beginning
+    output_tokens: Length = (64, 256)
     prefixes: int = 0  # distinct common beginnings, drawn uniformly; 0 = every prompt is new
     prefix_tokens: int = 0
     model: str = "m"
     block_size: int = 16
+    phases: list[Phase] = msgspec.field(default_factory=list, name="stages")
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.seconds <= 0:
-            raise ValueError("rate and seconds must be above 0")
-        if not 1 <= self.prompt_tokens[0] <= self.prompt_tokens[1]:
-            raise ValueError("prompt_tokens must rise from at least 1")
-        if not 1 <= self.output_tokens[0] <= self.output_tokens[1]:
-            raise ValueError("output_tokens must rise from at least 1")
+        if bool(self.phases) == (self.rate != 0 or self.seconds != 0.0):
+            raise ValueError("give rate and duration, or stages")
+        if not self.phases:
+            Phase(self.rate, self.seconds)  # its rules
+        if self.block_size < 1:
+            raise ValueError("block_size must be at least 1")
+        within(prefixes=self.prefixes, prefix_tokens=self.prefix_tokens)
+        checked(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
 
 
-def generate(spec: OpenLoop, seed: int) -> Workload:
-    """The same seed gives the same bytes."""
-    count = int(spec.rate * spec.seconds)
-    luck, size = stream(seed, "open_loop/lengths"), spec.block_size
-    arrivals = (
-        uniform_arrivals(spec.rate, count)
-        if spec.arrivals is Arrivals.UNIFORM
-        else poisson_arrivals(stream(seed, "open_loop/arrivals"), spec.rate, count)
-    )
-    shared = [block_keys(i, spec.prefix_tokens // size) for i in range(spec.prefixes)]
-    requests = []
-    for i, at_us in enumerate(arrivals):
-        tokens, output = luck.randint(*spec.prompt_tokens), luck.randint(*spec.output_tokens)
-        head = shared[luck.randrange(len(shared))] if shared else []
-        tokens += len(head) * size
-        keys = head + block_keys(OWN + i, tokens // size - len(head))
-        requests.append(Planned(RequestId(f"r{i}"), at_us, keys, tokens, output, output))
-    return Workload(spec.model, size, [Stage(f"{spec.rate:g} requests/s", spec.rate, spec.seconds, requests)])
+def generate(spec: OpenLoop, seed: int, load: float = 1.0) -> Workload:
+    """`load` multiplies the rate, or the users. The same seed gives the same bytes."""
+    size, whole = spec.block_size, spec.prefix_tokens // spec.block_size
+    shared = [keys(text(f"{seed}/prefix/{i}"), 0, whole) for i in range(spec.prefixes)]
+
+    def request(number: int) -> list[Turn]:
+        luck = stream(seed, f"open_loop/{number}")
+        prompt, output = draw(spec.prompt_tokens, luck), draw(spec.output_tokens, luck)
+        head: list[BlockKey] = []
+        if shared:
+            head = shared[luck.randrange(len(shared))]
+            prompt += spec.prefix_tokens
+        own = keys(text(f"{seed}/own/{number}"), len(head), prompt // size)
+        return [Turn(head + own, prompt, output, [])]
+
+    phases = spec.phases or [Phase(spec.rate, spec.seconds)]
+    return Workload(spec.model, size, stages(phases, spec.arrivals, seed, load, request))

@@ -1,15 +1,25 @@
 """What came of a workload: each request's times, and the metrics as the trade defines them.
 
-TTFT   first output minus the scheduled send time: client, gateway, queue and prefill included
-TPOT   (E2E - TTFT) / (output - 1), one value per request; the first token is not in it (guidellm counts it in)
-ITL    every gap between two tokens of one answer, so long answers weigh more
-NTPOT  E2E / output tokens
+Times count from the scheduled send time, so that a late client or a stalled server cannot hide queueing.
+
+TTFT   first output that is not empty, minus the scheduled send time: client, gateway, queue and prefill included.
+       inference-perf, guidellm and `vllm bench serve` count from the moment the client really sent
+TPOT   (E2E - TTFT) / (output - 1), one value per request, none for answers of one token. The same in inference-perf and
+       `vllm bench serve`; guidellm's includes the first token: E2E / output, which is NTPOT here
+ITL    every gap between two outputs of one answer, over all answers, so long answers weigh more. Measured, a gap lies between
+       chunks: where one carries several tokens, ITL exceeds TPOT. guidellm's is TPOT here: a mean per request
+NTPOT  E2E / output tokens; the name is inference-perf's
 E2E    last output minus the scheduled send time
-Throughput over send + drain: counted tokens / (last answer - start of the stage), as inference-perf does
-Goodput: requests per second that meet every objective of their class
+Throughput over send + drain: counted tokens / (last answer - start of the stage), as in inference-perf and
+       `vllm bench serve`; over the steady window: between the first end of an answer and the last send, when requests both
+       come and go, with an answer's tokens spread evenly over its time. guidellm cuts off a warm-up and a cool-down by share
+Goodput: requests per second over send + drain that meet every objective of their class
+Requests that were refused, broke, timed out or were not sent count as `refused`, by reason in `errors`; they have no times in
+       the figures above. `vllm bench serve` and guidellm leave them out of their request counts
+Tokens are the server's own (`usage`) where it says; inference-perf tokenises the text anew and gets a few percent fewer
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
@@ -32,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
     endpoint: EndpointId
     refused: bool = False
     tenant: str = ""
-    error: str = ""  # why it was refused or broke; empty = it was served
+    error: str = ""  # why it was refused, broke or was not sent; empty = it was served
 
     @property
     def ttft_us(self) -> int:
@@ -74,7 +84,13 @@ class Spread(msgspec.Struct, frozen=True):
     p99: float
 
 
+REASONS_MAX = 20  # told apart in one summary
 BUCKET = log(1.02)  # width of a histogram's buckets: two percent
+
+
+def bucket_of(us: float) -> int:
+    """The histogram's bucket of a duration. Everything below a microsecond is in the first."""
+    return int(log(us) / BUCKET) if us > 1 else 0
 
 
 @dataclass(slots=True)
@@ -86,10 +102,13 @@ class Histogram:
     total_us: float = 0.0
 
     def add(self, us: float, times: int = 1) -> None:
-        bucket = int(log(us) / BUCKET) if us > 1 else 0
+        self.put(bucket_of(us), times, us * times)
+
+    def put(self, bucket: int, times: int, total_us: float) -> None:
+        """So many durations of one bucket, which add up to `total_us`."""
         self.counts[bucket] = self.counts.get(bucket, 0) + times
         self.count += times
-        self.total_us += us * times
+        self.total_us += total_us
 
     def merge(self, other: "Histogram") -> None:
         for bucket, times in other.counts.items():
@@ -128,6 +147,9 @@ class Summary(msgspec.Struct, frozen=True):
     ntpot: Spread
     e2e: Spread
     itl: Spread = Spread(0.0, 0.0, 0.0, 0.0)  # over gaps, not over requests
+    errors: dict[str, int] = {}  # reason -> requests, of `refused`
+    steady_seconds: float = 0.0  # from the first end of an answer to the last send; 0 = there was no such time
+    steady_output_per_second: float = 0.0  # counted tokens within it
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -198,12 +220,14 @@ def summarise(
     label: str,
     objectives: Objectives,
     gaps: Histogram | None = None,
+    tenants: Mapping[str, Objectives] | None = None,
 ) -> Summary:
-    """Figures of one stage that began at `start_us`."""
+    """Figures of one stage that began at `start_us`. `tenants`: those who have objectives of their own."""
     served = [outcome for outcome in outcomes if not outcome.refused]
     end_us = max((outcome.end_us for outcome in served), default=start_us + 1)
     seconds = (end_us - start_us) / SECOND
-    prompts = sum(outcome.prompt_tokens for outcome in served)
+    prompts, own = sum(outcome.prompt_tokens for outcome in served), tenants or {}
+    steady_seconds, steady_rate = steady(served)
     return Summary(
         label=label,
         requests=len(outcomes),
@@ -212,11 +236,44 @@ def summarise(
         offered_rate=offered_rate,
         achieved_rate=len(served) / seconds,
         output_per_second=sum(outcome.counted_tokens for outcome in served) / seconds,
-        goodput=sum(objectives.met(outcome) for outcome in served) / seconds,
+        goodput=sum(own.get(outcome.tenant, objectives).met(outcome) for outcome in served) / seconds,
         hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
         ttft=spread([outcome.ttft_us for outcome in served]),
         tpot=spread([outcome.tpot_us for outcome in served if outcome.output_tokens > 1]),
         ntpot=spread([outcome.ntpot_us for outcome in served]),
         e2e=spread([outcome.e2e_us for outcome in served]),
         itl=(gaps or Histogram()).spread(),
+        errors=reasons(outcomes),
+        steady_seconds=steady_seconds,
+        steady_output_per_second=steady_rate,
     )
+
+
+def steady(served: Sequence[Outcome]) -> tuple[float, float]:
+    """Seconds and output tokens per second of the time in which requests both come and go."""
+    begin = min((outcome.end_us for outcome in served), default=0)
+    end = max((outcome.sent_us for outcome in served), default=0)
+    if end <= begin:
+        return 0.0, 0.0
+    tokens = 0.0
+    for outcome in served:
+        shared = min(end, outcome.end_us) - max(begin, outcome.first_us)
+        lasted = outcome.end_us - outcome.first_us
+        if lasted > 0 and shared > 0:
+            tokens += outcome.counted_tokens * shared / lasted
+        elif lasted == 0 and begin <= outcome.end_us <= end:
+            tokens += outcome.counted_tokens
+    seconds = (end - begin) / SECOND
+    return seconds, tokens / seconds
+
+
+def reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Why requests were not served, most frequent first; what is rare among very many reasons goes by one name."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        if outcome.refused:
+            why = outcome.error or "refused"
+            counts[why] = counts.get(why, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[REASONS_MAX:])
+    return dict(ordered[:REASONS_MAX]) | ({"other reasons": rest} if rest else {})

@@ -48,7 +48,7 @@ class Workload(msgspec.Struct, frozen=True):
 
 def block_keys(content: int, count: int) -> list[BlockKey]:
     """Keys of the first `count` blocks of a text named by a number: 64 bits, well spread, the same in every run."""
-    return [BlockKey(_mixed((content << 24) + i + 1)) for i in range(count)]
+    return [BlockKey(mixed((content << 24) + i + 1)) for i in range(count)]
 
 
 def poisson_arrivals(luck: Random, rate: float, count: int) -> list[Micros]:
@@ -80,7 +80,7 @@ def _poisson(luck: Random, mean: float) -> int:
     return count
 
 
-def _mixed(value: int) -> int:
+def mixed(value: int) -> int:
     """Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014), the finaliser of SplitMix64."""
     value = value * 0x9E3779B97F4A7C15 & WORD
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & WORD

@@ -77,3 +77,43 @@ def test_the_rate_is_a_moving_average_and_short_prefills_do_not_count() -> None:
 def test_the_rate_counts_what_was_queued_before() -> None:
     world = given("a").when(arrived("r", 1000), arrived("s", 1000)).after(s=2).when(first_token("s"))
     assert world.endpoint("a").prefill_rate == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_whole_prompt_is_context_until_the_end(end: AnyEvent) -> None:
+    world = given("a cached=p:10").when(arrived("r", prompt="p:30")).contexts(a=(481, 0)).ledger(a=(321, 1))
+    world.when(first_token("r")).contexts(a=(481, 1)).when(end).contexts(a=(0, 0))
+    world.when(arrived("s", 70)).contexts(a=(70, 0)).when(finished("s")).contexts(a=(0, 0))
+
+
+def test_an_unseen_first_token_counts_as_decoding_when_it_should_be_there() -> None:
+    world = learned().when(arrived("r", 500, stream=False)).after(ms=499).when(probed("a", True)).contexts(a=(500, 0))
+    world.after(ms=1).when(probed("a", True)).contexts(a=(500, 1)).when(finished("r")).contexts(a=(0, 0))
+
+
+def test_a_beginning_that_several_share_is_one_context() -> None:
+    world = given("a cached=p:10")
+    for request in "rst":
+        world.when(arrived(request, prompt="p:10", tokens=200))  # 160 of 200 are there
+    assert (world.endpoint("a").context_tokens, world.endpoint("a").distinct_tokens) == (600, 280)
+    world.when(finished("r"))
+    assert (world.endpoint("a").context_tokens, world.endpoint("a").distinct_tokens) == (400, 240)
+    world.when(cancelled("s"), failed("t", sent=True))
+    assert world.endpoint("a").distinct_tokens == 0 and not world.dispatcher.fleet._shared
+
+
+def test_another_attempt_moves_the_context() -> None:
+    world = given("a | b").when(arrived("r", 500), failed("r", FailureKind.ERROR))
+    world.contexts(a=(0, 0), b=(500, 0)).when(first_token("r")).contexts(b=(500, 1))
+
+
+def test_the_decision_that_brought_a_cold_prompt_is_remembered() -> None:
+    world = given("a cached=p:10 | b", "least_requests")  # nothing was decided yet
+    start = world.dispatcher.decisions
+    assert [world.endpoint(name).cold_turn for name in "ab"] == [-1, -1]
+    world.when(arrived("warm", prompt="p:30"))  # a holds some of it: warm, wherever it goes
+    assert [world.endpoint(name).cold_turn for name in "ab"] == [-1, -1]
+    world.when(arrived("cold", prompt="q:30")).expect(route("cold", "b"))
+    assert [world.endpoint(name).cold_turn for name in "ab"] == [-1, start + 1]
+    world.when(failed("cold", FailureKind.ERROR)).expect(route("cold", "a"))  # another attempt is another decision
+    assert [world.endpoint(name).cold_turn for name in "ab"] == [start + 2, start + 1]

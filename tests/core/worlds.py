@@ -186,6 +186,13 @@ class World:
             assert (endpoint.prefill_tokens, endpoint.in_flight) == charge, name
         return self
 
+    def contexts(self, **expected: tuple[int, int]) -> Self:
+        """(prompt tokens in flight, requests past their first token) of the endpoints named."""
+        for name, charge in expected.items():
+            endpoint = self.endpoint(name)
+            assert (endpoint.context_tokens, endpoint.decoding) == charge, name
+        return self
+
     def last_route(self) -> Route:
         return next(c for c in reversed(self.commands) if isinstance(c, Route))
 

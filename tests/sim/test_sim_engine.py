@@ -16,7 +16,8 @@ from pilothouse.perf.step_time import StepClock, StepTime, step_us
 from pilothouse.policies.rivals import RIVALS
 from pilothouse.sim.admission import Admission, FirstChunk, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
-from pilothouse.sim.driver import Delays, Driver
+from pilothouse.sim.delays import Delays
+from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import Engine, EngineSpec, Job
 from pilothouse.sim.jump import Jump
 from pilothouse.sim.world import Fleet, Pool, summaries, world

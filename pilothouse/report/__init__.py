@@ -1,0 +1,1 @@
+"""What simulated, emulated and measured runs look like to people: tables, and one HTML page."""

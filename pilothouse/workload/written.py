@@ -1,0 +1,16 @@
+"""How specifications look when people write them: a duration's field has no unit in its name, the value has one."""
+
+import msgspec
+
+# Far beyond what anybody runs: a slip of the pen shall be a message, not a machine without memory.
+REQUESTS_MAX = 10_000_000  # of one stage
+TOKENS_MAX = 10_000_000  # of one prompt or answer
+
+
+def as_written(name: str) -> str:
+    """`pause_us` in Python is `pause: 30s` in a file; `seconds` is `duration: 50s`."""
+    return "duration" if name == "seconds" else name.removesuffix("_us")
+
+
+class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=as_written):
+    """Base of every specification in a workload file."""

@@ -9,11 +9,11 @@ import argparse
 
 import msgspec
 
-from benchmarks.fidelity import OVERHEAD_US, climb, ladder_fleet, ladder_step_time
+from benchmarks.fidelity import OVERHEAD_US, climb, guide_engine, ladder_fleet
 from benchmarks.report import finish, say, table
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.policies.profiles import DEFAULT, PROFILES
-from pilothouse.policies.rivals import RIVALS
+from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.world import Fleet, Pool
 from pilothouse.workload.shared_prefix import guide_loads
@@ -35,10 +35,10 @@ def main() -> None:
     args = parser.parse_args()
     loads = [load for load in guide_loads() if load.reported]
     loads = [load for load in loads if load.rate in (40, 60)] if args.quick else loads
-    step_time = ladder_step_time()
-    say(f"  step time: {step_time.label}, rho {step_time.rho}; everything below is Simulated")
-    plain = climb(ladder_fleet(step_time, routed=False), RIVALS["kube_service"], loads, args.seed)
-    ours = climb(Fleet(exact_pools(ladder_fleet(step_time, routed=True)), OURS), PROFILES[DEFAULT], loads, args.seed)
+    spec = guide_engine()
+    say("  everything below is Simulated")
+    plain = climb(ladder_fleet(spec, known=CACHE_KNOWLEDGE["kube_service"]), RIVALS["kube_service"], loads, args.seed)
+    ours = climb(Fleet(exact_pools(ladder_fleet(spec)), OURS), PROFILES[DEFAULT], loads, args.seed)
     rows = [
         [f"{p.offered_rate:g}", f"{p.output_per_second:.0f}", f"{o.output_per_second:.0f}",
          f"{o.output_per_second / p.output_per_second:.2f}", f"{p.ttft.mean:.3f}", f"{o.ttft.mean:.3f}",

@@ -22,7 +22,7 @@ from pilothouse.perf.models import Model
 from pilothouse.perf.priors import estimate
 from pilothouse.perf.step_time import StepTime
 
-RHO = 0.65
+RHO = 0.6
 RHO_SOURCE = (
     "rho fitted on one published ladder (llm-d guide: Qwen3-32B, TP 2, H100, vLLM 0.19.1) and taken for all engines "
     "that share prefix blocks"

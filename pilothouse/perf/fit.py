@@ -7,6 +7,8 @@ A closed loop at concurrency B, requests of isl + osl tokens, has every osl step
 Weights are 1 / TPOT, so the relative error is what is minimised. Rows of a closed loop do not tell all terms apart, and
 what they cannot tell is held to the physics prior: each coefficient counts as one more row, as sure as `PRIOR_SPREAD`
 says, and none falls below `FLOOR` of its prior, for nothing is four times as fast as the roofline.
+
+`fit_readings` is for an engine of one's own (`sweep.py`): steps are timed directly, no prior is needed or known.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +18,7 @@ import msgspec
 import numpy as np
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
+from pilothouse.core.random_stream import stream
 from pilothouse.perf.coefficients import lookup
 from pilothouse.perf.fitted import Fitted
 from pilothouse.perf.gpus import Gpu
@@ -23,12 +26,19 @@ from pilothouse.perf.memory import Precision
 from pilothouse.perf.models import Model
 from pilothouse.perf.priors import estimate
 from pilothouse.perf.step_time import StepTime, distinct_experts
+from pilothouse.perf.sweep import Kind, Reading
 
 ROW_SPREAD = 0.03  # relative error of a measured row that is nothing unusual
 PRIOR_SPREAD = {"a_us": 0.15, "b_us": 0.6, "c_ns": 0.5, "p_us": 0.4, "q_ps": 0.3, "expert_us": 0.4}  # errors of priors
 FLOOR = 0.25
 ROWS_MIN = 6  # fewer do not determine the coefficients
 ROUNDED = 4  # significant digits of shipped coefficients
+READINGS_MIN = {Kind.PREFILL: 3, Kind.DECODE: 4}  # fewer do not determine what they are for
+RESAMPLED = 100  # bootstrap samples of the readings
+FAR_OFF = 0.05  # relative error from which on a reading counts less
+ROBUST_ROUNDS = 6
+RHO_DEVIATION_MAX = 0.25  # less certain than this, rho is not told by the readings
+MEASURED = ("a_us", "b_us", "alone", "shared", "p_us", "q_ps", "request_us")  # columns of `_reading`
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -119,3 +129,82 @@ def _closed_loop(row: Row) -> list[float]:
     if model.experts:
         columns.append(distinct_experts(model.experts, model.experts_per_token, requests))
     return columns
+
+
+def fit_readings(readings: Sequence[Reading], batched_tokens: int, source: str = "") -> StepTime:
+    """Coefficients of the engine that was asked, Measured, with standard errors from resampled readings.
+
+    batched_tokens   of one step of that engine: a longer prompt takes several steps
+    raises           ValueError, if there are too few readings
+    """
+    for kind, least in READINGS_MIN.items():
+        if sum(reading.trial.kind is kind for reading in readings) < least:
+            raise ValueError(f"fewer than {least} readings of kind {kind}")
+    columns = [_reading(reading, batched_tokens) for reading in readings]
+    times = [reading.us for reading in readings]
+    luck, samples = stream(0, "fit_readings"), []
+    for _ in range(RESAMPLED):
+        drawn = [luck.randrange(len(times)) for _ in times]
+        samples.append(_named(_solve([columns[i] for i in drawn], [times[i] for i in drawn])))
+    deviations = {name: float(np.std([sample[name] for sample in samples])) for name in samples[0]}
+    shared = any(reading.trial.kind is Kind.SHARED for reading in readings)
+    knows_rho = shared and deviations["rho"] <= RHO_DEVIATION_MAX
+    if not knows_rho:
+        columns = [[*row[:2], row[2] + row[3], 0.0, *row[4:]] for row in columns]
+        deviations.pop("rho")
+    solved = _solve(columns, times)
+    left_out = []
+    for i, column in enumerate(columns):
+        others = _solve(columns[:i] + columns[i + 1 :], times[:i] + times[i + 1 :])
+        left_out.append(abs(_product(column, others) / times[i] - 1))
+    in_fit = [abs(_product(column, solved) / us - 1) for column, us in zip(columns, times, strict=True)]
+    found = _named(solved) | {
+        "label": "Measured",
+        "source": source + ("" if knows_rho else "; rho is not told by the readings, hence 0"),
+        "error": sum(in_fit) / len(in_fit),
+        "error_left_out": sum(left_out) / len(left_out),
+        "deviations": {name: round(value, 6) for name, value in deviations.items()},
+    }
+    return msgspec.convert(found, StepTime)
+
+
+def predicted_us(coefficients: StepTime, reading: Reading, batched_tokens: int) -> float:
+    """What the coefficients say to a reading's trial [microseconds]."""
+    of = coefficients
+    alone, shared = of.c_ns * (1 - of.rho), of.c_ns * of.rho
+    return _product(
+        _reading(reading, batched_tokens), [of.a_us, of.b_us, alone, shared, of.p_us, of.q_ps, of.request_us]
+    )
+
+
+def _reading(reading: Reading, batched_tokens: int) -> list[float]:
+    """How much of each of `MEASURED` is in it."""
+    trial = reading.trial
+    if trial.kind is not Kind.PREFILL:
+        return [1.0, trial.sequences, reading.context / 1000, reading.distinct / 1000, 0.0, 0.0, 0.0]
+    steps = -(-trial.prompt // batched_tokens)
+    return [steps, steps, 0.0, 0.0, trial.prompt, trial.prompt**2 / 2 / 1e6, 1.0]
+
+
+def _named(solved: Sequence[float]) -> dict[str, Any]:
+    """As fields of a step time."""
+    found = dict(zip(MEASURED, solved, strict=True))
+    alone, shared = found.pop("alone"), found.pop("shared")
+    total = alone + shared
+    return found | {"c_ns": total, "rho": shared / total if total else 0.0}
+
+
+def _solve(columns: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
+    """Non-negative, relative errors least; a reading that is far off counts by its distance, not by its square
+    (Huber, Ann. Math. Stat. 35, 1964), for other work on a machine spoils some readings and not the rest."""
+    matrix: Any = np.array(columns, dtype=float) / np.array(times)[:, None]
+    scale = np.maximum(np.abs(matrix).max(axis=0), 1e-300)  # columns differ by orders of magnitude
+    scaled, weights, solved = matrix / scale, np.ones(len(times)), np.zeros(len(scale))
+    for _ in range(ROBUST_ROUNDS):
+        solved, _ = nnls(scaled * weights[:, None], weights)
+        weights = np.sqrt(FAR_OFF / np.maximum(np.abs(scaled @ solved - 1), FAR_OFF))
+    return [float(value) for value in solved / scale]
+
+
+def _product(columns: Sequence[float], factors: Sequence[float]) -> float:
+    return sum(column * factor for column, factor in zip(columns, factors, strict=True))

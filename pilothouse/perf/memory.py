@@ -16,6 +16,7 @@ HIDDEN_BYTES = 2.7  # activation per batched token and hidden unit: fitted at th
 NON_TORCH_GIB = (0.13, 0.55)  # at TP 1, at TP 2; larger TP not measured, taken as at 2
 MXFP4_BYTES = 0.53125  # 4 bits, and one scale of 8 bits for 32 weights
 SEQUENCE_TOKENS = 8192  # context of one sequence, where nobody says; matters for models with windows or states only
+LARGE_GIB = 70.0  # from here on vLLM takes the larger limits per step (its `arg_utils`), A100 excepted
 PADDED_TO = 256  # expert matrices are padded to a multiple of this on GPUs without native MXFP4
 
 
@@ -55,18 +56,25 @@ def activation_bytes(model: Model, max_num_seqs: int = 1024, max_num_batched_tok
     return LOGITS_BYTES * max_num_seqs * model.vocab + HIDDEN_BYTES * max_num_batched_tokens * model.hidden
 
 
+def default_limits(gpu: Gpu) -> tuple[int, int]:
+    """(sequences, tokens) that one step of vLLM's server may hold, where nobody sets them: large on large GPUs."""
+    large = gpu.memory_gib >= LARGE_GIB and not gpu.name.startswith("a100")
+    return (1024, 8192) if large else (256, 2048)
+
+
 def kv_gib(
     model: Model,
     gpu: Gpu,
     tp: int,
     precision: Precision,
     utilisation: float = 0.9,
-    max_num_seqs: int = 1024,
-    max_num_batched_tokens: int = 8192,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
 ) -> float:
-    """KV space per GPU [GiB]; below zero, the model does not fit."""
+    """KV space per GPU [GiB]; below zero, the model does not fit. Limits of a step: None = the engine's defaults."""
+    sequences, tokens = default_limits(gpu)
     weights = weight_bytes(model, precision, padded=gpu.pads_mxfp4) / tp / GIB
-    activation = activation_bytes(model, max_num_seqs, max_num_batched_tokens) / GIB
+    activation = activation_bytes(model, max_num_seqs or sequences, max_num_batched_tokens or tokens) / GIB
     return gpu.memory_gib * utilisation - weights - activation - NON_TORCH_GIB[min(tp, 2) - 1]
 
 

@@ -33,9 +33,12 @@ class StepTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experts: int = 0  # per layer; 0 = dense
     experts_per_token: int = 0
     rho: float = 0.0  # share of context reads that follows the distinct resident context
-    label: str = "Estimated"  # Measured, Simulated or Estimated
+    label: str = "Estimated"  # Measured, or Estimated and how
     source: str = ""
     error: float | None = None  # mean absolute relative error where it was fitted
+    error_left_out: float | None = None  # the same for points that the fit had not seen
+    deviations: dict[str, float] = {}  # standard error of each coefficient, by name, where it was measured
+    request_us: float = 0.0  # what a request takes beside its steps: client, HTTP, scheduling; in no step's time
 
     def __post_init__(self) -> None:
         if min(self.a_us, self.b_us, self.c_ns, self.p_us, self.q_ps, self.expert_us) < 0:

@@ -32,6 +32,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batched_tokens_max: int = 8192  # per step
     sequences_max: int = 1024
     admission: Admission = WholePrompt()
+    steps_ahead: int = 0  # 1 = the next step's batch is fixed while this one runs, so who comes now waits for both
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
     prefix_cache: bool = True  # off: nothing is ever reused, nor reported
 
@@ -67,6 +68,7 @@ class Sequence:
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
     group: int = 0  # of its gaps; that of its job, or NOBODY
+    eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 
 
@@ -126,11 +128,14 @@ class Engine:
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
-        self.waiting.append(Sequence(job, job.prompt_tokens, group=job.group))
+        sequence = Sequence(job, job.prompt_tokens, group=job.group)
+        self.waiting.append(sequence)
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
-        elif self._jump is not None and not self._stuck:
-            self._cut(now_us)
+        else:
+            sequence.eligible = self.steps + self._nth(now_us) + self.spec.steps_ahead
+            if not self._stuck:
+                self._cut(now_us, self.spec.steps_ahead)
 
     def abort(self, request: RequestId, now_us: Micros) -> None:
         """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
@@ -165,6 +170,16 @@ class Engine:
     def progress(self, now_us: Micros) -> int:
         """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
         return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
+
+    def generated(self) -> list[tuple[RequestId, int]]:
+        """Output tokens so far of every sequence that decodes, as of the last step."""
+        steps = self.steps
+        return [(s.job.request, s.generated + steps - s.since) for s in self.running.values() if s.since >= 0]
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that the step under way computes."""
+        return sum(tokens for _, tokens in self._chunks)
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
@@ -221,7 +236,7 @@ class Engine:
             self._jump, self._stretch = None, 1
             self._end_ps = now_ps + self._mixed_ps()
         elif self._decoding:
-            alike = not preempted and (not self.waiting or self.spec.admission.steady)
+            alike = not preempted and (not self.waiting or self._steady())
             self._decode_only(now_ps, held, gains, alike and self.spec.macro_steps)
         else:
             assert not self.waiting, "requests wait at an idle engine"
@@ -255,23 +270,34 @@ class Engine:
         used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
         self._end_ps = now_ps + self._clock.fixed_ps(self._decoding) + self._clock.context_ps(self._sum_context, used)
 
-    def _cut(self, now_us: Micros) -> None:
-        """A jump ends with the step that is under way."""
+    def _cut(self, now_us: Micros, ahead: int = 0) -> None:
+        """A jump ends with the step that is under way, or `ahead` steps later if it lasts so long."""
         if self._jump is not None and self._stretch:
-            self._stretch = self._under_way((now_us - 1) * PS_PER_US + 1)
+            self._stretch = min(self._stretch, self._nth(now_us) + ahead)
             self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
+
+    def _nth(self, now_us: Micros) -> int:
+        """Which step of those under way runs at this time, counted from 1."""
+        return 1 if self._jump is None else self._under_way((now_us - 1) * PS_PER_US + 1)
 
     def _under_way(self, at_ps: int) -> int:
         """Which step of the jump is the first to end at this time or later, counted from 1."""
         assert self._jump is not None
         return self._jump.steps_lasting(at_ps - self._start_ps, self._stretch)
 
+    def _steady(self) -> bool:
+        """Whether who waits first waits for room, and so until somebody ends."""
+        return self.spec.admission.steady and self.waiting[0].eligible <= self.steps
+
     # Sequences
 
     def _admit(self, budget: int) -> None:
         size, store = self.spec.block_size, self.store
+        idle_now = not self._decoding and not self._chunks  # nothing runs ahead of an idle engine
         while self.waiting and budget > 0 and len(self.running) < self.spec.sequences_max:
             sequence = self.waiting[0]
+            if sequence.eligible > self.steps and not idle_now:
+                return
             keys, target = sequence.job.blocks, sequence.target
             hits, idle = store.match(keys, min(len(keys), (target - 1) // size))
             tokens = min(budget, target - hits * size)

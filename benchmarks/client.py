@@ -30,7 +30,7 @@ from pilothouse.workload.open_loop import OpenLoop, generate
 
 PERIOD_US, TOKENS = 40_000, 100  # of one stream: four seconds
 WANTED = 500
-LEVELS = (WANTED, 750, 1000, 1500, 2000, 3000)
+LEVELS = (WANTED, 1000, 1500, 2000, 2500)
 TARGETS = {"streams": (">=", 500.0), "late_send_p99_ms": ("<=", 5.0), "itl_ratio": ("<=", 1.02)}
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 

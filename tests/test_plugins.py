@@ -10,7 +10,7 @@ import pytest
 from pilothouse import plugins
 from pilothouse.config.policy import profile
 from pilothouse.core.errors import ConfigError
-from pilothouse.core.policy import filters, pickers, scorers
+from pilothouse.core.policy import filters, pickers, queues, scorers
 from tests.core.worlds import arrived, given, route
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "plugin"
@@ -20,7 +20,7 @@ Install = Callable[[str, str, str], None]
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers and seals is gone after it."""
-    for registry in (filters, scorers, pickers):
+    for registry in (filters, scorers, pickers, queues):
         monkeypatch.setattr(registry, "_types", dict(registry._types))
         monkeypatch.setattr(registry, "_sealed", False)
 
@@ -88,7 +88,7 @@ def test_every_plugin_that_is_wrong_is_named(install: Install) -> None:
 def test_without_plugins_the_registries_are_closed_all_the_same() -> None:
     assert [entry.name for entry in entry_points(group=plugins.GROUP) if isinstance(entry.dist, Distribution)] == []
     assert plugins.load_plugins() == []
-    for registry in (filters, scorers, pickers):
+    for registry in (filters, scorers, pickers, queues):
         with pytest.raises(AssertionError, match="sealed"):
             registry.register("late")
             registry.register("late")(object)  # type: ignore[arg-type]

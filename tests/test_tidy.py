@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pilothouse import policies
-from pilothouse.core.policy import Policy, filters, pickers, scorers
+from pilothouse.core.policy import Policy, filters, pickers, queues, scorers
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pilothouse"
@@ -123,7 +123,7 @@ def test_a_reader_of_the_clock_would_be_seen(code: str) -> None:
 
 
 def test_every_plugin_has_its_manual_page() -> None:
-    for registry in (filters, scorers, pickers):
+    for registry in (filters, scorers, pickers, queues):
         for name, kind in registry:
             assert kind.__doc__ and kind.__doc__ != Policy.__doc__, name
 

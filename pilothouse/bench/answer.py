@@ -23,7 +23,7 @@ _MESSAGE = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,120})')
 _ERROR = re.compile(rb'^data:\s*\{\s*"error"', re.MULTILINE)
 _DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)  # a line's beginning: within a JSON string it would be escaped
 REASON_BYTES_MAX = 4096  # of a refusal's body
-EVENT_BYTES_MAX = 1 << 20
+EVENT_BYTES_MAX = 16 << 20  # the first one may hold the ids of the whole prompt
 
 
 class Answer:
@@ -139,7 +139,7 @@ class Answer:
             self.usage.read(data)
         if b"[DONE]" in data and _DONE.search(data):
             self.done = True
-        elif b'"error"' in data and _ERROR.search(data):
+        if b'"error"' in data and _ERROR.search(data):
             found = _MESSAGE.search(data)
             self.cancel(f"error in the stream: {_said(found[1]) if found else 'without a message'}")
 

@@ -4,19 +4,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pilothouse.bench.conversations import Told, keeps_answer
 from pilothouse.bench.prompts import Fragments, quoted, text_json
 from pilothouse.bench.settings import PATHS, Api, Prompts, Server, Settings
 from pilothouse.workload.requests import Planned
 
 SESSION_HEADER = b"x-session-id"  # as the gateway reads it unless told otherwise
-
-
-@dataclass(slots=True)
-class Said:
-    """What a conversation holds so far: messages, or one prompt, as it stands in a body."""
-
-    content: bytes
-    tokens: int  # as planned; the server's own count once an answer is there
 
 
 @dataclass(slots=True)
@@ -26,12 +19,12 @@ class Request:
     planned: Planned
     head: bytes
     body: bytes
-    said: Said
+    content: bytes  # messages, or the prompt, as they stand in the body
     keeps: bool  # the answer is wanted, to be sent back
 
 
 class Bodies:
-    """Makes requests. `followed` are the requests whose answers go into another one."""
+    """Makes requests. `keeps`: the answer goes into another one."""
 
     def __init__(self, settings: Settings, server: Server, fragments: Fragments | None, authority: bytes) -> None:
         self._fragments = fragments  # None for probes, which bring their content
@@ -59,38 +52,39 @@ class Bodies:
             content = b'{"role":"user","content":%b}' % text_json(fragment)
         else:
             content = fragment
-        return self.made(planned, Said(content, planned.prompt_tokens), keeps)
+        return self.made(planned, content, keeps)
 
-    def next(self, planned: Planned, said: Said, answer: bytes, keeps: bool) -> Request:
-        """A request that goes on from what was said: the answer as it came, and new words."""
-        added = planned.prompt_tokens - said.tokens - (self._server.turn_tokens if self._chat else 0)
-        more = self.fragments.more(planned, added)
-        if self._chat:
-            content = b'%b,{"role":"assistant","content":%b},{"role":"user","content":%b}' % (
-                said.content,
-                answer or b'""',
-                text_json(more),
-            )
-        elif self.sends_ids:
-            content = b",".join(part for part in (said.content, answer, more) if part)
-        else:
-            content = said.content + answer[1:-1] + more
-        return self.made(planned, Said(content, planned.prompt_tokens), keeps)
-
-    def answer_of(self, text: str, ids: list[int]) -> bytes:
-        """An answer as it goes into the next body."""
+    def next(self, planned: Planned, told: Told, keeps: bool) -> Request:
+        """A request that goes on from what was said: the answer as it came, as much of it as fits, and new content."""
+        added = planned.prompt_tokens - told.prompt_tokens - (self._server.turn_tokens if self._chat else 0)
+        if planned.prompt_tokens <= told.planned.prompt_tokens:  # the same prompt once more
+            return self.made(planned, told.content, keeps)
+        kept = min(told.output_tokens, added - 1) if keeps_answer(told.planned, planned) else 0
+        whole = kept >= told.output_tokens
+        more = self.fragments.more(planned, added - max(0, kept))
         if self.sends_ids:
-            return b",".join([b"%d" % token for token in ids])
-        return quoted(text)
+            answer = b",".join([b"%d" % token for token in told.ids[: max(0, kept)]])
+            content = b",".join(part for part in (told.content, answer, more) if part)
+        else:
+            text = told.text if whole else told.text[: len(told.text) * max(0, kept) // max(1, told.output_tokens)]
+            if self._chat:
+                content = b'%b,{"role":"assistant","content":%b},{"role":"user","content":%b}' % (
+                    told.content,
+                    quoted(text),
+                    text_json(more),
+                )
+            else:
+                content = told.content + quoted(text)[1:-1] + more
+        return self.made(planned, content, keeps)
 
-    def made(self, planned: Planned, said: Said, keeps: bool) -> Request:
+    def made(self, planned: Planned, content: bytes, keeps: bool) -> Request:
         """Content and options as one request."""
         if self._chat:
-            prompt = b'"messages":[%b]' % said.content
+            prompt = b'"messages":[%b]' % content
         elif self.sends_ids:
-            prompt = b'"prompt":[%b]' % said.content
+            prompt = b'"prompt":[%b]' % content
         else:
-            prompt = b'"prompt":"%b"' % said.content
+            prompt = b'"prompt":"%b"' % content
         count = planned.output_tokens
         options = b',"max_tokens":%d,"temperature":0,"stream":true,"stream_options":{"include_usage":true}' % count
         if self._server.fixed_length:
@@ -100,15 +94,7 @@ class Bodies:
         body = b"%b%b%b}" % (self._start, prompt, options)
         session = b"%b: %016x\r\n" % (SESSION_HEADER, planned.session) if planned.session else b""
         head = b"%b%bcontent-length: %d\r\n\r\n" % (self._head, session, len(body))
-        return Request(planned, head, body, said, keeps)
-
-
-def goes_on(earlier: Planned, later: Planned) -> bool:
-    """Whether `later` says again what `earlier` said, and its answer, and then more."""
-    if later.after != earlier.request or not later.session or later.session != earlier.session:
-        return False
-    longer = later.prompt_tokens > earlier.prompt_tokens + earlier.output_tokens
-    return longer and later.blocks[: len(earlier.blocks)] == earlier.blocks
+        return Request(planned, head, body, content, keeps)
 
 
 class _Delta(msgspec.Struct):

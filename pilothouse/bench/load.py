@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from pilothouse.bench.answer import Answer
-from pilothouse.bench.bodies import Bodies, Request, Said, goes_on, read_answer
+from pilothouse.bench.bodies import Bodies, Request, read_answer
+from pilothouse.bench.conversations import Conversations, Told
 from pilothouse.bench.settings import Server, Settings
 from pilothouse.bench.watch import ClientFigures, Watch
 from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
@@ -46,6 +47,7 @@ class StageResult:
     counted_chunks: int  # answers whose tokens the server did not count
     unlike_tokens: int  # answers with more or fewer tokens than planned
     merged_tokens: int  # tokens that came in one chunk with others, or without text
+    written_anew: int  # turns that could not go on from what was said
     cache_told: bool  # the server said how much of each prompt was cached
 
 
@@ -78,6 +80,7 @@ class StageLoad:
     _done: asyncio.Future[None] | None = None
     _stopped: bool = False
     _watch: Watch | None = None
+    _talks: Conversations = field(default_factory=lambda: Conversations([], 0))
     _counted_chunks: int = 0
     _unlike: int = 0
     _merged: int = 0
@@ -85,6 +88,7 @@ class StageLoad:
 
     async def run(self) -> StageResult:
         """Sends all, waits for all."""
+        self._talks = Conversations(self.stage.requests, self.settings.told_bytes_max)
         for planned in self.stage.requests:
             if planned.after is None:
                 self._opening.append(planned)
@@ -109,7 +113,7 @@ class StageLoad:
         unsent = len(self.stage.requests) - len(self._outcomes)
         return StageResult(
             self.stage, Micros(self.start_us), self._outcomes, self._gaps, watch.figures(), unsent,
-            self._counted_chunks, self._unlike, self._merged, self._cache_told,
+            self._counted_chunks, self._unlike, self._merged, self._talks.written_anew, self._cache_told,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -154,7 +158,7 @@ class StageLoad:
     def _send(self, planned: Planned, at_us: int) -> None:
         request = self._ready.pop(planned.request, None)
         if request is None:
-            request = self.bodies.first(planned, self._keeps(planned))
+            request = self.bodies.first(planned, self._talks.wants(planned.request))
         else:
             self._ready_bytes -= len(request.body)
         gaps = self._gaps.setdefault(planned.tenant, Histogram())
@@ -200,16 +204,13 @@ class StageLoad:
             return True
         self._block = self.bodies.fragments.prepare(planned.blocks, self._block)
         if self._block >= len(planned.blocks):
-            self._keep(self.bodies.first(planned, self._keeps(planned)))
+            self._keep(self.bodies.first(planned, self._talks.wants(planned.request)))
             self._next, self._block = self._next + 1, 0
         return True
 
     def _keep(self, request: Request) -> None:
         self._ready[request.planned.request] = request
         self._ready_bytes += len(request.body)
-
-    def _keeps(self, planned: Planned) -> bool:
-        return any(goes_on(planned, later) for later in self._followers.get(planned.request, ()))
 
     # -- ending
 
@@ -218,10 +219,23 @@ class StageLoad:
         del self.in_flight[answer.request.planned.request]
         try:
             self._record(answer)
+            self._tell(answer)
             self._follow(answer)
             self._end_if_over()
         except Exception as error:  # noqa: BLE001 - as above
             self._crash(error)
+
+    def _tell(self, answer: Answer) -> None:
+        """What was said, for those who go on from it. Without token ids where they are needed, it is of no use."""
+        request, usage = answer.request, answer.usage
+        if not request.keeps:
+            return
+        text, ids = ("", []) if answer.error else read_answer(answer.stream)
+        output = usage.output_tokens if usage.output_tokens is not None else answer.chunks
+        if answer.error or (self.bodies.sends_ids and not ids):
+            output = 0
+        prompt = usage.prompt_tokens or request.planned.prompt_tokens
+        self._talks.tell(Told(request.planned, request.content, prompt, text, ids, output))
 
     def _follow(self, answer: Answer) -> None:
         """Requests that waited for this one are sent by the clock from now on."""
@@ -230,15 +244,11 @@ class StageLoad:
         if self._stopped or not followers:
             return
         now_us = max(self.clock.now_us(), answer.end_us)
-        text, ids = read_answer(answer.stream) if answer.request.keeps and not answer.error else ("", [])
         for later in followers:
             self._plan(now_us + later.arrival_us, later)
-            if not answer.error and goes_on(earlier, later) and (ids or not self.bodies.sends_ids):
-                prompt, output = answer.usage.prompt_tokens, answer.usage.output_tokens
-                said = answer.request.said
-                tokens = (prompt or earlier.prompt_tokens) + (output or answer.chunks)
-                answered = self.bodies.answer_of(text, ids)
-                self._keep(self.bodies.next(later, Said(said.content, tokens), answered, self._keeps(later)))
+            told = self._talks.before(later)
+            if told is not None:
+                self._keep(self.bodies.next(later, told, self._talks.wants(later.request)))
         asyncio.get_running_loop().call_soon(self._pump)
 
     def _record(self, answer: Answer) -> None:

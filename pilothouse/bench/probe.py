@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from pilothouse.bench.answer import Answer
-from pilothouse.bench.bodies import Bodies, Request, Said, read_answer
+from pilothouse.bench.bodies import Bodies, Request, read_answer
 from pilothouse.bench.prompts import WORDS, WordDrawer, text_json
 from pilothouse.bench.settings import PATHS, Api, Prompts, Server, Settings
 from pilothouse.core.errors import ConfigError, Problem, UpstreamError
@@ -35,9 +35,9 @@ async def inspect(settings: Settings, wanted_model: str, pool: Pool, clock: Cloc
     name, root = _choose(listed, settings.model, wanted_model)
     server = Server(model=name, emulated=any(model.owned_by.startswith(EMULATED) for model in listed))
     if settings.prompts is Prompts.TOKENS:
-        server = _with_ids(server, settings, root)
+        server = _with_ids(server, settings, settings.tokenizer or root)
     else:
-        server = _with_words(server, root)
+        server = _with_words(server, settings.tokenizer or root)
     probe = _Probe(settings, pool, clock)
     server = await probe.options(server)
     return await probe.lengths(server) if settings.prompts is Prompts.TEXT else server
@@ -118,7 +118,10 @@ class _Probe:
             if not answer.error.startswith("HTTP 4"):
                 break
         assert answer is not None
-        raise UpstreamError(self._settings.url, f"{PATHS[self._settings.api]}: {answer.error}")
+        what = f"{PATHS[self._settings.api]}: {answer.error}"
+        if self._settings.prompts is Prompts.TOKENS:
+            what += f" (asked with token ids {server.id_first} to {server.id_last}; --vocab or --tokenizer set another range)"
+        raise UpstreamError(self._settings.url, what)
 
     async def lengths(self, server: Server) -> Server:
         """Tokens of our words and of the chat template, from the prompt tokens of three probes."""
@@ -157,16 +160,14 @@ class _Probe:
 
     def _content(self, server: Server, words: int) -> bytes:
         if self._settings.prompts is Prompts.TOKENS:
-            return b",".join(
-                [b"%d" % (server.id_first + i) for i in range(min(words, server.id_last - server.id_first))]
-            )
+            return b",".join([b"%d,%d" % (server.id_first, server.id_last)] * (words // 2))  # is the whole range known?
         text = self._words(server, words)
         return b'{"role":"user","content":%b}' % text_json(text) if self._settings.api is Api.CHAT else text
 
     async def _ask(self, server: Server, content: bytes) -> Answer:
         planned = Planned(RequestId("probe"), Micros(0), [], 0, ANSWER_TOKENS, ANSWER_TOKENS)
         bodies = Bodies(self._settings, server, None, self._pool.authority)
-        request: Request = bodies.made(planned, Said(content, 0), keeps=True)
+        request: Request = bodies.made(planned, content, keeps=True)
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         now_us = self._clock.now_us
 

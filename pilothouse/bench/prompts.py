@@ -115,7 +115,7 @@ class Fragments:
             parts = [known[key] for key in keys]
         except KeyError:
             parts = [self._block(key, i) for i, key in enumerate(keys)]
-        edge, there = self._units(wanted), self._units(len(keys) * self._size)
+        edge, there = max(1, self._units(wanted)), self._units(len(keys) * self._size)
         if there > edge and keys:
             kept = edge - self._units((len(keys) - 1) * self._size)
             parts[-1] = self.drawer.cut(parts[-1], max(0, kept))

@@ -5,24 +5,24 @@ import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
-from pilothouse.bench.bodies import Bodies, goes_on
+from pilothouse.bench.bodies import Bodies
+from pilothouse.bench.figures import stage_run
 from pilothouse.bench.load import StageLoad, StageResult
 from pilothouse.bench.probe import inspect
 from pilothouse.bench.prompts import WORDS, Drawer, Fragments, IdDrawer, WordDrawer
 from pilothouse.bench.settings import Prompts, Server, Settings
+from pilothouse.core.errors import PilothouseError
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.live.clock import Clock
 from pilothouse.live.timers import Timers
-from pilothouse.live.upstream import Upstream, UpstreamLimits
+from pilothouse.live.upstream import Pool, Upstream, UpstreamLimits
 from pilothouse.workload.outcomes import Run
-from pilothouse.workload.requests import Planned, Stage, Workload
-from pilothouse.workload.stage_run import stage_run
+from pilothouse.workload.requests import Stage, Workload
 
-MERGED_SHARE = 0.02  # of tokens that came together with others, from which on it is said
-LENGTH_SHARE = 0.02  # by which prompts may miss their planned length before it is said
 CONNECT_TIMEOUT_US = Micros(30 * SECOND)
 
 
@@ -42,7 +42,8 @@ class Bench:
     ) -> None:
         self._workload, self._settings, self._origin, self._tell = workload, settings, origin, tell
         self._current: StageLoad | None = None
-        self._pausing: asyncio.Event = asyncio.Event()
+        self._pausing = asyncio.Event()
+        self._probing: asyncio.Task[Any] | None = None
         self.heard: Callable[[StageResult], None] = lambda result: None  # each stage as it is over, for other tools
         self.stopped = False
 
@@ -52,6 +53,8 @@ class Bench:
         self._pausing.set()
         if self._current is not None:
             self._current.stop()
+        elif self._probing is not None:
+            self._probing.cancel()
 
     async def run(self) -> Run:
         """From the first probe to the last answer. Raises UpstreamError or ConfigError before anything is sent."""
@@ -59,7 +62,7 @@ class Bench:
         timers = Timers(clock)
         wait_us = settings.timeout_us
         limits = UpstreamLimits(
-            connections_max=settings.concurrency_max,
+            connections_max=2 * settings.concurrency_max + 16,  # some are closing while others open
             connect_timeout_us=min(wait_us, CONNECT_TIMEOUT_US),
             first_byte_timeout_us=wait_us,
             idle_timeout_us=wait_us,
@@ -69,7 +72,7 @@ class Bench:
         pool = upstream.pool(settings.url)
         timers.start()
         try:
-            server = await inspect(settings, self._workload.model, pool, clock)
+            server = await self._inspect(pool, clock)
             fragments = Fragments(_drawer(settings, server, self._origin.seed), self._workload.block_size,
                                   settings.memo_bytes_max)  # fmt: skip
             bodies = Bodies(settings, server, fragments, pool.authority)
@@ -87,6 +90,17 @@ class Bench:
             upstream.close()
             timers.stop()
 
+    async def _inspect(self, pool: Pool, clock: Clock) -> Server:
+        self._probing = asyncio.current_task()
+        try:
+            return await inspect(self._settings, self._workload.model, pool, clock)
+        except asyncio.CancelledError:
+            if self.stopped:
+                raise PilothouseError("stopped before the load began") from None
+            raise
+        finally:
+            self._probing = None
+
     def _told(self, load: StageLoad) -> None:
         self._tell(load, len(self._workload.stages))
 
@@ -102,23 +116,14 @@ class Bench:
         label = "Emulated" if server.emulated else settings.label
         notes = [f"model {server.model}, {settings.api}, prompts as {settings.prompts}", *server.notes]
         if settings.prompts is Prompts.TOKENS and not server.token_ids and _has_turns(self._workload):
-            notes.append(
-                "the server does not give the token ids of its answers: later turns repeat planned ones instead"
-            )
+            notes.append("the server does not give the token ids of its answers: later turns go on without them")
         if any(result.client.is_bottleneck for result in results):
-            notes.append("the client itself was the bottleneck in at least one stage: see the stages' notes")
+            notes.append("the client itself was the bottleneck, or late, in at least one stage: see the stages' notes")
         if self.stopped:
             unsent = sum(len(stage.requests) for stage in self._workload.stages)
             unsent -= sum(len(result.outcomes) for result in results)
             notes.append(f"PARTIAL: stopped early; {unsent} planned requests were never sent")
-        stages = [
-            stage_run(
-                result.stage.name, result.outcomes, result.start_us, result.stage.rate, label,
-                settings.objectives, result.gaps, notes=_notes(result),
-            )
-            for result in results
-            if result.stage.reported
-        ]  # fmt: skip
+        stages = [stage_run(result, label, settings.objectives) for result in results if result.stage.reported]
         return Run(settings.url, label, origin.scenario, origin.load, origin.seed, stages, notes)
 
 
@@ -151,35 +156,7 @@ def _drawer(settings: Settings, server: Server, seed: int) -> Drawer:
 
 
 def _has_turns(workload: Workload) -> bool:
-    for stage in workload.stages:
-        known: dict[str, Planned] = {planned.request: planned for planned in stage.requests}
-        for planned in stage.requests:
-            if planned.after is not None and planned.after in known and goes_on(known[planned.after], planned):
-                return True
-    return False
-
-
-def _notes(result: StageResult) -> list[str]:
-    notes = [result.client.note()]
-    served = [outcome for outcome in result.outcomes if not outcome.refused]
-    if result.unsent:
-        notes.append(f"{result.unsent} planned requests were never sent")
-    if result.counted_chunks:
-        notes.append(f"tokens of {result.counted_chunks} answers are counted by chunks: the server did not count them")
-    if result.unlike_tokens:
-        notes.append(f"{result.unlike_tokens} answers are shorter or longer than planned")
-    tokens = sum(outcome.output_tokens for outcome in served)
-    if result.merged_tokens > MERGED_SHARE * tokens:
-        share = result.merged_tokens / tokens
-        notes.append(f"{share:.0%} of the tokens came with others in one chunk, or without text: ITL is between chunks")
-    planned = {request.request: request.prompt_tokens for request in result.stage.requests}
-    wanted = sum(planned[outcome.request] for outcome in served)
-    sent = sum(outcome.prompt_tokens for outcome in served)
-    if abs(sent - wanted) > LENGTH_SHARE * wanted:
-        notes.append(f"prompts are {sent / wanted - 1:+.1%} off their planned length, as the server counts")
-    if served and not result.cache_told:
-        notes.append("hit rate unknown: the server does not say how many prompt tokens were cached")
-    return notes
+    return any(planned.after is not None for stage in workload.stages for planned in stage.requests)
 
 
 @contextmanager

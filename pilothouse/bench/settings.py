@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""  # empty = the workload's, or the only one that the server lists
     api: Api = Api.CHAT
     prompts: Prompts = Prompts.TEXT
+    tokenizer: str = ""  # directory; empty = the root that the server lists, if it lies on this machine
     vocabulary: tuple[int, int] | None = None  # first and last token id to draw from
     key: str | None = None  # the server's API key
     label: str = "Measured"
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     answer_bytes_max: int = 64 << 20
     ahead_max: int = 256  # requests made ready before their time
     ahead_bytes_max: int = 128 << 20
+    told_bytes_max: int = 1 << 30  # of conversations, until their next turn
     memo_bytes_max: int = 256 << 20  # of blocks' texts
 
 
@@ -55,6 +57,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     turn_tokens: int = 0  # and to each further question with the answer before it
     id_first: int = 1000
     id_last: int = 30_000
+    tokenizer: str = ""  # directory; empty = the root that the server lists, if it lies on this machine
     vocabulary: tuple[str, ...] = ()  # words to draw from; empty = the common ones
     emulated: bool = False  # it says of itself that it is no engine
     notes: list[str] = []

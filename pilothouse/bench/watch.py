@@ -12,6 +12,7 @@ from pilothouse.workload.outcomes import Histogram
 TICK_US = 10_000
 LATE_US_MAX = 5_000  # p99 of late sends; a loop timer alone is up to a millisecond late
 CPU_RATIO_MAX = 0.9
+CPU_SECONDS_MIN = 1.0  # a shorter time of sending says nothing about the core
 
 
 class ClientFigures(msgspec.Struct, frozen=True):
@@ -22,10 +23,16 @@ class ClientFigures(msgspec.Struct, frozen=True):
     lag_p99_us: float  # of the event loop: what an arriving chunk may have waited
     cpu_ratio: float  # of one core, while sending
     in_flight_max: int
+    seconds: float  # of sending
 
     @property
     def is_bottleneck(self) -> bool:
-        return self.late_p99_us > LATE_US_MAX or self.lag_p99_us > LATE_US_MAX or self.cpu_ratio > CPU_RATIO_MAX
+        """Whether its own delays are too large to be left out of account."""
+        return self.late_p99_us > LATE_US_MAX or self.lag_p99_us > LATE_US_MAX or self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        return self.cpu_ratio > CPU_RATIO_MAX and self.seconds >= CPU_SECONDS_MIN
 
     def note(self) -> str:
         """One sentence for people."""
@@ -36,12 +43,11 @@ class ClientFigures(msgspec.Struct, frozen=True):
         )
         if not self.is_bottleneck:
             return said
-        why = (
-            "its core is full"
-            if self.cpu_ratio > CPU_RATIO_MAX
-            else "it ran late, perhaps for other work on its machine"
+        if self.is_full:
+            return f"THE CLIENT ITSELF WAS THE BOTTLENECK, its core is full; {said}"
+        return (
+            f"THE CLIENT ITSELF RAN LATE, perhaps for other work on its machine, and its delay is in the times; {said}"
         )
-        return f"THE CLIENT ITSELF WAS THE BOTTLENECK, {why}; {said}"
 
 
 class Watch:
@@ -52,7 +58,7 @@ class Watch:
         self.late, self._lag = Histogram(), Histogram()
         self._wall_us = self._cpu_us = self._due_us = self._ticks = 0
         self._handle: asyncio.TimerHandle | None = None
-        self._cpu_ratio = 0.0
+        self._cpu_ratio = self._seconds = 0.0
         self.in_flight_max = 0
 
     def start(self) -> None:
@@ -61,20 +67,24 @@ class Watch:
 
     def all_sent(self) -> None:
         """The drain costs less CPU than the sending, and is not counted."""
-        self._cpu_ratio = self._share()
+        self._cpu_ratio, self._seconds = self._share()
 
     def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self._cpu_ratio = self._cpu_ratio or self._share()
+        if not self._seconds:
+            self.all_sent()
 
     def figures(self) -> ClientFigures:
         p50, p99 = (self.late.percentile_us(share) for share in (0.5, 0.99))
-        return ClientFigures(p50, p99, self._lag.percentile_us(0.99), self._cpu_ratio, self.in_flight_max)
+        return ClientFigures(
+            p50, p99, self._lag.percentile_us(0.99), self._cpu_ratio, self.in_flight_max, self._seconds
+        )
 
-    def _share(self) -> float:
-        return (self._clock.cpu_us() - self._cpu_us) / max(1, self._clock.now_us() - self._wall_us)
+    def _share(self) -> tuple[float, float]:
+        wall_us = max(1, self._clock.now_us() - self._wall_us)
+        return (self._clock.cpu_us() - self._cpu_us) / wall_us, wall_us / SECOND
 
     def _arm(self, now_us: int) -> None:
         self._due_us = now_us + TICK_US

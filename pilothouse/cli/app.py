@@ -147,6 +147,10 @@ def bench(
     vocab: Annotated[
         str, typer.Option(help="token ids to draw from: size or FIRST-LAST; default: ask the server")
     ] = "",
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="the model's directory, for words and ids; default: as the server lists it, if it is here"),
+    ] = "",
     label: Annotated[str, typer.Option(help="Measured, or Emulated where the server is an emulator")] = "Measured",
     api_key_env: Annotated[str, typer.Option(help="environment variable that holds the server's API key")] = "",
     timeout: Annotated[str, typer.Option(help="of one request")] = "10m",
@@ -159,7 +163,7 @@ def bench(
     benching.bench(
         benching.Wanted(
             url=url, workload=workload, load=load, seed=seed, model=model, requests_max=requests_max, page=out,
-            json=as_json, api=api, prompts=prompts, vocabulary=vocab, label=label, api_key_env=api_key_env,
+            json=as_json, api=api, prompts=prompts, vocabulary=vocab, tokenizer=tokenizer, label=label, api_key_env=api_key_env,
             timeout=timeout, objectives=objectives, concurrency_max=concurrency_max,
         )
     )  # fmt: skip
@@ -195,6 +199,51 @@ def calibrate(
 def plugins(kind: Annotated[str, typer.Argument(help="filter, scorer or picker; default: all")] = "") -> None:
     """The manual of every filter, scorer and picker, and the policies made of them."""
     showing.plugins(kind)
+
+
+@app.command()
+@exits_with_problems
+def emulate(
+    model: Annotated[str, typer.Option(help="a model of the catalogue, e.g. qwen3-32b")],
+    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100")],
+    tp: Annotated[int, typer.Option(min=1, help="tensor-parallel degree")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="engines, on ports from --port on")] = 1,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port of the first engine; 0 = any that are free")] = 8000,
+    served_name: Annotated[str, typer.Option(help="the model's name for clients; default: as --model says")] = "",
+    tokenizer: Annotated[Path | None, typer.Option(help="folder with tokenizer.json; default: built in")] = None,
+    step_time: Annotated[Path | None, typer.Option(help="coefficients of `pilothouse calibrate`")] = None,
+    precision: Annotated[str, typer.Option(help="of the weights: bf16, fp8, fp4, int4")] = "bf16",
+    max_model_len: Annotated[int, typer.Option(min=16, help="context [tokens]")] = 32_768,
+    block_size: Annotated[int, typer.Option(min=1, help="of a KV block [tokens]")] = 16,
+    kv_blocks: Annotated[int | None, typer.Option(min=4, help="KV blocks; default: what fits on the GPUs")] = None,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="most sequences of one step")] = 1024,
+    max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="most tokens of one step")] = 8192,
+    max_num_queued_reqs: Annotated[int | None, typer.Option(min=0, help="waiting requests beyond which 503")] = None,
+    hashing: Annotated[str, typer.Option(help="of block names: sha256_cbor or sha256")] = "sha256_cbor",
+    output_tokens: Annotated[int, typer.Option(min=1, help="of answers whose length nobody asked for")] = 256,
+    time_scale: Annotated[float, typer.Option(help="engine seconds in one second; 2 = twice as fast")] = 1.0,
+    transfer_gb_per_s: Annotated[float, typer.Option(help="KV from a prefill engine [GB/s]")] = 50.0,
+    lora: Annotated[list[str] | None, typer.Option(help="adapter, NAME or NAME=PATH; repeatable")] = None,
+    kv_events: Annotated[bool, typer.Option(help="publish KV events")] = True,
+    kv_events_port: Annotated[int, typer.Option(help="port N, replay N+1, next replica N+2; 0 = any free")] = 0,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="[REPLICA:]name=value,... e.g. 1:slow=3 or error_rate=0.1; repeatable")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of injected luck")] = 0,
+) -> None:
+    """Run engines that are not there: vLLM's API with simulated step times, for testing gateways without GPUs."""
+    from pilothouse.cli import emulating
+    from pilothouse.emulate.settings import Wanted
+
+    wanted = Wanted(
+        model=model, gpu=gpu, tp=tp, precision=precision, served_name=served_name, tokenizer=tokenizer,
+        step_time=step_time, max_model_len=max_model_len, block_size=block_size, kv_blocks=kv_blocks,
+        sequences_max=max_num_seqs, batched_tokens_max=max_num_batched_tokens, queued_max=max_num_queued_reqs,
+        hashing=hashing, output_tokens=output_tokens, time_scale=time_scale, transfer_gb_per_s=transfer_gb_per_s,
+        loras=tuple(lora or ()), kv_events=kv_events, seed=seed,
+    )  # fmt: skip
+    emulating.emulate(wanted, replicas, f"{host}:{port}", kv_events_port, fault or [])
 
 
 @config_app.command("check")

@@ -1,9 +1,9 @@
 """bench: a workload file sent to a server; progress while it runs, a table at the end, files for later."""
 
 import os
-from importlib import import_module
+import resource
+import shlex
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +17,9 @@ from pilothouse.bench.settings import Api, Prompts, Settings
 from pilothouse.config.values import Duration
 from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
+from pilothouse.report.files import Saved, save
+from pilothouse.report.page import check_extra, write_page
+from pilothouse.report.tables import print_runs
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
 
@@ -24,8 +27,10 @@ console = Console(stderr=True)
 if not console.is_terminal:
     console.width = 160
 LINE_EVERY = 10  # of the progress lines that come once a second, where each stays on the screen
+FILES_ASIDE = 256  # open files that are not streams
 LABELS = ("Measured", "Emulated")
 OBJECTIVES = ("ttft", "tpot", "e2e")
+SOURCE_MAX = 40_000  # characters of a workload file that a report quotes
 STOPPED = 130  # exit status after Ctrl-C, as a shell expects it
 
 
@@ -43,6 +48,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     api: str
     prompts: str
     vocabulary: str
+    tokenizer: str
     label: str
     api_key_env: str
     timeout: str
@@ -62,6 +68,9 @@ def bench(wanted: Wanted) -> None:
     workload = _workload(wanted, problems)
     if problems or settings is None or workload is None:
         raise ConfigError(problems)
+    if wanted.page is not None:
+        check_extra()
+    _allow_connections(wanted.concurrency_max)
     requests = sum(len(stage.requests) for stage in workload.stages)
     console.print(f"{wanted.url}: {requests} requests in {len(workload.stages)} stages", highlight=False)
     runner = Bench(workload, settings, Origin(wanted.workload.stem, wanted.load, wanted.seed), _Progress().tell)
@@ -69,6 +78,19 @@ def bench(wanted: Wanted) -> None:
     _show(run, wanted)
     if runner.stopped:
         raise typer.Exit(STOPPED)
+    if run.stages and all(stage.summary.requests == stage.summary.refused for stage in run.stages):
+        raise PilothouseError(f"{wanted.url}: not one request was served; why is above")
+
+
+def _allow_connections(count: int) -> None:
+    """Every stream is an open file; shells often allow a thousand and would let us have more."""
+    wanted = 2 * count + FILES_ASIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < count:
+            console.print(f"this system allows {allowed} open files: no more streams than that", style="yellow")
 
 
 def _settings(wanted: Wanted, problems: list[Problem]) -> Settings | None:
@@ -89,14 +111,17 @@ def _settings(wanted: Wanted, problems: list[Problem]) -> Settings | None:
     key = os.environ.get(wanted.api_key_env) if wanted.api_key_env else None
     if wanted.api_key_env and not key:
         problems.append(Problem("--api-key-env", f"the environment has no variable {wanted.api_key_env}"))
+    if wanted.tokenizer and not Path(wanted.tokenizer).is_dir():
+        problems.append(Problem("--tokenizer", f"there is no directory {wanted.tokenizer}"))
     timeout = _duration("--timeout", wanted.timeout, problems)
     objectives = _objectives(wanted.objectives, problems)
     vocabulary = _vocabulary(wanted.vocabulary, problems)
     if len(problems) > before:
         return None
     return Settings(
-        url=base, model=wanted.model, api=Api(wanted.api), prompts=Prompts(prompts), vocabulary=vocabulary, key=key,
-        label=wanted.label, objectives=objectives, timeout_us=timeout.us, concurrency_max=wanted.concurrency_max,
+        url=base, model=wanted.model, api=Api(wanted.api), prompts=Prompts(prompts), tokenizer=wanted.tokenizer,
+        vocabulary=vocabulary, key=key, label=wanted.label, objectives=objectives, timeout_us=timeout.us,
+        concurrency_max=wanted.concurrency_max,
     )  # fmt: skip
 
 
@@ -173,50 +198,32 @@ class _Progress:
 def _show(run: Run, wanted: Wanted) -> None:
     if console.is_terminal:
         console.print(" " * (console.width - 1), end="\r")
-    _table(run)
-    for stage in run.stages:
-        for why, count in stage.summary.errors.items():
-            console.print(f"{stage.name}: {count} x {why}", style="red", highlight=False, markup=False, soft_wrap=True)
-    if wanted.json is not None:
-        text = msgspec.json.format(msgspec.json.encode([run]), indent=1)
-        if str(wanted.json) == "-":
-            typer.echo(text)
-        else:
-            _write(wanted.json, text)
-    if wanted.page is not None:
-        _report("page").write_page([run], wanted.page)
-        console.print(f"report: {wanted.page}", highlight=False)
-
-
-def _write(path: Path, text: bytes) -> None:
-    try:
-        path.write_bytes(text)
-    except OSError as error:
-        raise PilothouseError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _table(run: Run) -> None:
-    try:
-        _report("tables").print_runs([run], console)
-        return
-    except PilothouseError:
-        pass
+    tables = console if str(wanted.json) == "-" else Console(width=None if console.is_terminal else console.width)
+    print_runs([run], tables)
     for stage in run.stages:
         s = stage.summary
-        console.print(
-            f"{stage.name} [{s.label}]: {s.requests} requests, {s.refused} failed; offered {s.offered_rate:.2f}/s, achieved "
-            f"{s.achieved_rate:.2f}/s, {s.output_per_second:.0f} tokens/s over send + drain, "
-            f"{s.steady_output_per_second:.0f} over the steady {s.steady_seconds:.1f} s, goodput {s.goodput:.2f}/s; "
-            f"TTFT mean {s.ttft.mean * 1e3:.1f} p99 {s.ttft.p99 * 1e3:.1f} ms, ITL mean {s.itl.mean * 1e3:.2f} p99 "
-            f"{s.itl.p99 * 1e3:.2f} ms, E2E mean {s.e2e.mean:.2f} s, hits {s.hit_ratio:.0%}",
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
-    for note in [*run.notes, *(note for stage in run.stages for note in stage.notes)]:
-        console.print(f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        if s.steady_seconds:
+            tables.print(
+                f"{stage.name}: {s.output_per_second:.0f} output tokens/s over send + drain ({s.seconds:.1f} s), "
+                f"{s.steady_output_per_second:.0f} over the steady window ({s.steady_seconds:.1f} s)",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+        for why, count in s.errors.items():
+            tables.print(f"{stage.name}: {count} x {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+    source = wanted.workload.read_text(encoding="utf-8", errors="replace")[:SOURCE_MAX]
+    saved = Saved([run], _command(wanted), source)
+    if str(wanted.json) == "-":
+        typer.echo(msgspec.json.encode(saved))
+    elif wanted.json is not None:
+        save(saved, wanted.json)
+    if wanted.page is not None and run.stages:
+        write_page([run], wanted.page, saved)
+        console.print(f"report: {wanted.page}", highlight=False, markup=False)
 
 
-def _report(part: str) -> Any:
-    try:
-        return import_module(f"pilothouse.report.{part}")
-    except ImportError as error:
-        raise PilothouseError(f"reports need the extra `report`: pip install 'pilothouse[report]' ({error})") from None
+def _command(wanted: Wanted) -> str:
+    """What makes this run again."""
+    parts = ["pilothouse", "bench", wanted.url, "--workload", str(wanted.workload), "--api", wanted.api]
+    for option, value in (("--prompts", wanted.prompts), ("--objectives", wanted.objectives)):
+        parts += [option, value] if value else []
+    return shlex.join([*parts, "--load", f"{wanted.load:g}", "--seed", str(wanted.seed)])

@@ -81,7 +81,7 @@ def convert_tagged(kinds: list[Any], data: object, where: str, problems: list[Pr
     tag, place = data.get(name), _join(where, name)
     if tag is None:
         problems.append(Problem(place, f"is required, one of: {', '.join(tags)}"))
-    elif tag not in tags:
+    elif not isinstance(tag, str) or tag not in tags:
         near = get_close_matches(str(tag), tags, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(tags)}"
         problems.append(Problem(place, f"unknown {name} {tag!r}, {hint}"))

@@ -7,13 +7,13 @@ import msgspec
 
 from pilothouse.config.convert import convert
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.core.policy import Policy, Registry, filters, pickers, scorers
+from pilothouse.core.policy import Policy, Registry, filters, pickers, queues, scorers
 from pilothouse.core.selection import Named, Profile
 from pilothouse.policies.profiles import PROFILES
 
 NAME = "custom"
 WEIGHT_MAX = 1e6  # far beyond any use; the weighted sum then stays finite
-FIELDS = ("name", "filters", "scorers", "picker")
+FIELDS = ("name", "filters", "scorers", "picker", "queue")
 
 
 def profile(policy: object) -> Profile:
@@ -56,7 +56,8 @@ def _spelled(data: object, problems: list[Problem]) -> Profile | None:
         if scorer:
             named.append(Named(scorer[0], scorer[1], weight))
     picker = _plugin(pickers, data.get("picker", {"type": "best"}), "policy.picker", problems)
-    return Profile(str(data.get("name", NAME)), chosen, named, picker[1]) if picker else None
+    queue = _plugin(queues, data["queue"], "policy.queue", problems) if data.get("queue") is not None else None
+    return Profile(str(data.get("name", NAME)), chosen, named, picker[1], queue and queue[1]) if picker else None
 
 
 def _list(data: dict[str, Any], key: str, problems: list[Problem]) -> list[Any]:

@@ -20,6 +20,7 @@ from pilothouse.perf.memory import kv_gib, kv_tokens
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.profiles import PROFILES
 from pilothouse.policies.rivals import RIVALS
+from pilothouse.workload.mix import Mix
 from pilothouse.workload.spec import Recipe
 
 SIMULATED = RIVALS | PROFILES  # policies by name: what ships, and what others ship
@@ -48,6 +49,7 @@ def scenario_from_data(data: object, source: str = "scenario", base: Path = Path
         pools = [_pool(pool, f"pools[{i}]", base, recipe, problems) for i, pool in enumerate(scenario.pools)]
         scenario = msgspec.structs.replace(scenario, pools=pools, tenants=tenants)
         problems += [*_names(scenario), *_lists(scenario), *_policies(scenario.policies), *_slos(scenario)]
+        problems += _strangers(scenario, recipe)
         problems += [problem for i, fault in enumerate(scenario.faults) for problem in _fault(fault, i, scenario)]
     if problems or scenario is None or recipe is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
@@ -121,7 +123,7 @@ def _pool(pool: Replicas, where: str, base: Path, recipe: Recipe | None, problem
             found[name] = lookup(value)
         except KeyError as error:
             problems.append(Problem(f"{where}.{name}", str(error.args[0])))
-    size = recipe.spec.block_size if recipe else pool.block_size or 16
+    size = recipe.block_size if recipe else pool.block_size or 16
     if pool.block_size not in (None, size):
         what = f"must be {size}, or left out: the workload's prompts are known by keys of blocks of {size} tokens"
         problems.append(Problem(f"{where}.block_size", what))
@@ -199,6 +201,18 @@ def _slos(scenario: Scenario) -> list[Problem]:
         for where, slo in named
         for field in slo.__struct_fields__
         if getattr(slo, field) == 0
+    ]
+
+
+def _strangers(scenario: Scenario, recipe: Recipe | None) -> list[Problem]:
+    """Objectives of tenants that the workload does not have."""
+    if recipe is None or not isinstance(recipe.spec, Mix):
+        return []
+    known = [tenant.name for tenant in recipe.spec.tenants]
+    return [
+        Problem(f"tenants.{name}", f"is no tenant of the workload, which has: {', '.join(known)}")
+        for name in scenario.tenants
+        if name not in known
     ]
 
 

@@ -9,7 +9,7 @@ from pilothouse.config.convert import convert_tagged
 from pilothouse.config.load import read_yaml
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.workload.mix import Mix
-from pilothouse.workload.spec import AnySpec, AnyTrace, Recipe, shape
+from pilothouse.workload.spec import AnySpec, AnyTrace, Recipe
 from pilothouse.workload.traces import agentic, azure, mooncake, sharegpt
 from pilothouse.workload.traces.agentic import AgenticTrace
 from pilothouse.workload.traces.azure import Azure
@@ -26,65 +26,75 @@ def read_workload(data_or_path: object, base: Path) -> Recipe:
     What a file refers to is looked for beside it; what a mapping refers to, in `base`.
     """
     problems: list[Problem] = []
-    recipe = _read(data_or_path, base, "", problems, DEPTH_MAX)
+    recipe = _read(data_or_path, _Place(base), "", problems)
     if recipe is None or problems:
         raise ConfigError(problems)
     return recipe
 
 
-def _read(said: object, base: Path, where: str, problems: list[Problem], depth: int) -> Recipe | None:
+class _Place(msgspec.Struct, frozen=True):
+    """Where a workload is written."""
+
+    base: Path  # its paths are relative to this
+    source: str = ""  # its file
+    depth: int = DEPTH_MAX
+
+    def problem(self, where: str, what: str) -> Problem:
+        return Problem(f"{self.source}: {where}" if self.source else where, what)
+
+
+def _read(said: object, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:
     if isinstance(said, str | Path):
-        return _from_file(base / said, where, problems, depth)
-    return _from_data(said, base, where, problems, depth)
+        return _from_file(place.base / said, place, where, problems)
+    return _from_data(said, place, where, problems)
 
 
-def _from_file(path: Path, where: str, problems: list[Problem], depth: int) -> Recipe | None:
-    if not depth:
-        problems.append(Problem(where, f"{path}: workloads refer to each other more than {DEPTH_MAX} deep"))
+def _from_file(path: Path, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:
+    if not place.depth:
+        problems.append(place.problem(where, f"workloads refer to each other more than {DEPTH_MAX} deep"))
         return None
-    inner: list[Problem] = []
-    recipe = None
     try:
         data = read_yaml(path.read_text(encoding="utf-8"), str(path))
-        recipe = _from_data(data, path.parent, "", inner, depth - 1)
-        inner = [Problem(f"{path}: {p.where}" if p.where else str(path), p.what) for p in inner]
     except (OSError, UnicodeDecodeError) as error:
-        inner.append(Problem(where or "workload", f"cannot read {path}: {_reason(error)}"))
+        problems.append(place.problem(where or "workload", f"cannot read {path}: {_reason(error)}"))
+        return None
     except ConfigError as error:
-        inner += error.problems
-    problems += inner
-    return recipe
+        problems += error.problems
+        return None
+    return _from_data(data, _Place(path.parent, str(path), place.depth - 1), "", problems)
 
 
-def _from_data(data: object, base: Path, where: str, problems: list[Problem], depth: int) -> Recipe | None:
-    spec = convert_tagged(KINDS, data, where, problems)
+def _from_data(data: object, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:
+    found: list[Problem] = []
+    spec = convert_tagged(KINDS, data, where, found)
+    problems += [place.problem(problem.where or "top level", problem.what) for problem in found]
     if spec is None:
         return None
     if isinstance(spec, Mix):
-        return _mix(spec, base, where, problems, depth)
+        return _mix(spec, place, f"{where}.tenants" if where else "tenants", problems)
     if isinstance(spec, AnyTrace):
-        return _trace(spec, base / spec.file, f"{where}.file" if where else "file", problems)
+        return _trace(spec, place, f"{where}.file" if where else "file", problems)
     return Recipe(spec)
 
 
-def _mix(spec: Mix, base: Path, where: str, problems: list[Problem], depth: int) -> Recipe | None:
+def _mix(spec: Mix, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:
     parts: list[Recipe] = []
     before = len(problems)
     for i, tenant in enumerate(spec.tenants):
-        place = f"{where}.tenants[{i}].workload" if where else f"tenants[{i}].workload"
-        part = _read(tenant.workload, base, place, problems, depth)
+        here = f"{where}[{i}].workload"
+        part = _read(tenant.workload, place, here, problems)
         if part is None:
             continue
-        if parts and shape(part) != shape(parts[0]):
-            model, size = shape(part)
-            other, wanted = shape(parts[0])
-            both = f"{model!r} in blocks of {size}, but the tenants before it {other!r} in blocks of {wanted}"
-            problems.append(Problem(place, f"is for model {both}: give all the same `model` and `block_size`"))
+        if parts and (part.model, part.block_size) != (parts[0].model, parts[0].block_size):
+            own, others = (f"{p.model!r} in blocks of {p.block_size}" for p in (part, parts[0]))
+            what = f"is for model {own}, but the tenants before it {others}: give all the same `model` and `block_size`"
+            problems.append(place.problem(here, what))
         parts.append(part)
     return None if len(problems) > before else Recipe(spec, parts=parts)
 
 
-def _trace(spec: AnyTrace, path: Path, where: str, problems: list[Problem]) -> Recipe | None:
+def _trace(spec: AnyTrace, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:
+    path = place.base / spec.file
     try:
         match spec:
             case AgenticTrace():
@@ -99,10 +109,10 @@ def _trace(spec: AnyTrace, path: Path, where: str, problems: list[Problem]) -> R
             raise ValueError("it holds no requests")
         return Recipe(spec, rows)
     except OSError as error:
-        problems.append(Problem(where, f"cannot read {path}: {_reason(error)}"))
+        problems.append(place.problem(where, f"cannot read {path}: {_reason(error)}"))
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         kind = spec.__struct_config__.tag
-        problems.append(Problem(where, f"{path} is no {kind} trace: {error}"))
+        problems.append(place.problem(where, f"{path} is no {kind} trace: {error}"))
     return None
 
 

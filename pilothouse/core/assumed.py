@@ -22,7 +22,7 @@ class Lru:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._used: OrderedDict[int, None] = OrderedDict()
+        self._used: OrderedDict[BlockKey, None] = OrderedDict()
         self._last: Sequence[int] = ()  # the prompt used last, while all of it is here: the same again changes nothing
 
     def __contains__(self, key: int) -> bool:
@@ -35,7 +35,7 @@ class Lru:
         """Those that are not here."""
         return list(filterfalse(self._used.__contains__, blocks))
 
-    def renew(self, blocks: Sequence[int]) -> bool:
+    def renew(self, blocks: Sequence[BlockKey]) -> bool:
         """Uses a prompt all of which is here. False if it is not: `touch` then has to follow, and corrects the order."""
         if len(self._used) > self.capacity:
             return False
@@ -47,7 +47,7 @@ class Lru:
             self._last = blocks
         return True
 
-    def touch(self, blocks: Sequence[int]) -> list[int]:
+    def touch(self, blocks: Sequence[BlockKey]) -> list[BlockKey]:
         """Uses a prompt, head last; returns what had to go, in order."""
         used = self._used
         used.update(dict.fromkeys(blocks))
@@ -55,7 +55,7 @@ class Lru:
         self._last = ()
         return [used.popitem(last=False)[0] for _ in range(len(used) - self.capacity)]
 
-    def drop(self, blocks: Iterable[int]) -> None:
+    def drop(self, blocks: Iterable[BlockKey]) -> None:
         """Forgets blocks that were never computed."""
         self._last = ()
         for key in blocks:

@@ -36,11 +36,12 @@ class DispatcherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     retries_per_second: float = 10.0  # retries earned by time
     retries_burst: float = 200.0  # most retries saved up
     waiting_max: int = 1024  # requests without an endpoint that may wait
-    wait_us_max: Micros = Micros(30 * SECOND)
+    wait_us_max: Micros = Micros(30 * SECOND)  # for any endpoint
+    held_us_max: Micros = Micros(600 * SECOND)  # for one with little to do: as long as it might wait inside an engine
     sessions_max: int = 100_000  # conversations remembered
     index_blocks_max: int = 20_000_000  # KV blocks remembered
     report_stale_us: Micros = Micros(10 * SECOND)
-    why_max: int = 16  # candidates listed in a receipt
+    why_max: int = 16  # candidates listed in a receipt; 0 = receipts of which nobody will ask for details
     strict: bool = False  # a policy's bug raises instead of falling back to least requests
     health: HealthSettings = HealthSettings()
 
@@ -53,7 +54,7 @@ class Dispatcher:
         self.fleet = Fleet(settings.report_stale_us)
         self.index = KvIndex(settings.index_blocks_max)
         self.health = Health(self.fleet, settings.health)
-        self.waiting = Waiting(settings.waiting_max, settings.wait_us_max)
+        self.waiting = Waiting(settings.waiting_max, settings.wait_us_max, settings.held_us_max)
         self.sessions = Sessions(settings.sessions_max)
         self.retries = RetryBudget(settings.retry_ratio, settings.retries_per_second, settings.retries_burst)
         self.requests: dict[RequestId, Request] = {}  # in flight and waiting
@@ -130,7 +131,7 @@ class Dispatcher:
 
     def _load_reported(self, event: events.LoadReported) -> list[AnyCommand]:
         self.fleet.report(event)
-        return []
+        return self._drain() if self.waiting.lines else []
 
     def _blocks_stored(self, event: events.BlocksStored) -> list[AnyCommand]:
         self.index.stored(event.endpoint, event.blocks, event.tier)
@@ -161,12 +162,12 @@ class Dispatcher:
         request = self.requests[event.request]
         self.fleet.prefilled(request, event.at_us, seen=True)
         self.index.prefilled(event.request, event.at_us)
-        return []
+        return self._drain() if self.waiting.lines else []
 
     def _finished(self, event: events.Finished) -> list[AnyCommand]:
         request = self.requests.pop(event.request)
         self.index.ended(event.request, event.at_us, computed=True)
-        endpoint = self.fleet.release(request, event.at_us)
+        endpoint = self.fleet.release(request, event.at_us, event.output_tokens)
         if endpoint:
             self.health.succeeded(endpoint)
         return self._drain()
@@ -226,6 +227,10 @@ class Dispatcher:
         return self._wait(request, refusal) if route is None else [route]
 
     def _wait(self, request: Request, refusal: RejectReason) -> list[AnyCommand]:
+        if request.place is None and self.profile.queue is not None:
+            serving = self.fleet.serving(request.arrived.model)
+            if serving:
+                request.place = self.profile.queue.place(request.arrived, self._known(request, serving))
         if self.waiting.add(request, self.now_us):
             return []
         return self._reject(request, refusal)
@@ -235,23 +240,34 @@ class Dispatcher:
         return [Reject(request.arrived.request, RejectReason.BUSY if request.busy else reason, SECOND)]
 
     def _drain(self) -> list[AnyCommand]:
-        """Routes whoever waits and can be routed now, first come first served within each model."""
-        if not self.waiting.line:
+        """Routes whoever waits and can be routed now, in the order of each model's line."""
+        routes: list[AnyCommand] = []
+        for model in list(self.waiting.lines):
+            routes += self._drain_line(model)
+        return routes
+
+    def _drain_line(self, model: str) -> list[AnyCommand]:
+        """Until so many have found nobody that the others need not ask."""
+        queue = self.profile.queue
+        if queue is not None and all(not queue.admits(e, 0) for e in self.fleet.serving(model)):
             return []
         routes: list[AnyCommand] = []
-        stuck: dict[str, None] = {}  # models whose first in line found nobody: the others need not ask
-        for request in list(self.waiting.line.values()):
-            if request.arrived.model in stuck:
-                continue
+        stuck: list[Request] = []
+        misses_left = 1 if queue is None else queue.looks
+        while misses_left and (request := self.waiting.first(model, self.now_us)):
             if request.unpaid and not self.retries.take(self.now_us):
+                stuck.append(request)
                 continue
             request.unpaid = False
             route = self._route(request)
-            if route:
+            if route is not None:
                 self.waiting.remove(request.arrived.request)
                 routes.append(route)
-            elif request.arrived.pinned is None:
-                stuck[request.arrived.model] = None
+                continue
+            stuck.append(request)
+            misses_left -= request.arrived.pinned is None
+        for request in stuck:
+            self.waiting.stand_again(request)
         return routes
 
     def _route(self, request: Request) -> Route | None:
@@ -260,7 +276,12 @@ class Dispatcher:
         left_out: dict[str, int] = {}
         candidates = self._candidates(request, left_out)
         choice = self._choose(request, candidates, left_out) if candidates else None
+        request.held = False
         if choice is None:
+            return None
+        queue = self.profile.queue
+        if queue is not None and not queue.admits(choice.endpoint, choice.uncached_tokens):
+            request.held = True
             return None
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1
@@ -271,8 +292,11 @@ class Dispatcher:
         self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)
-        seen = endpoint.seen
-        return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, choice.why)
+        seen, why = endpoint.seen, choice.why
+        if request.place is not None:
+            waited = f"waited {(self.now_us - arrived.at_us) // 1000} ms at the gateway"
+            why = msgspec.structs.replace(why, note=f"{why.note}; {waited}" if why.note else waited)
+        return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, why)
 
     def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
         """Endpoints that serve the model, are up, have room, and did not fail this request before."""
@@ -316,10 +340,17 @@ class Dispatcher:
             [tokens - c for c in cached],
             reports,
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
+            [self.fleet.speed(e) for e in candidates],
+            self._expected_output(arrived),
+            self.waiting.count(arrived.model),
             self.sessions.endpoint(arrived.session),
             self.turns.get(arrived.model, 0),
             self.settings.seed,
         )
+
+    def _expected_output(self, arrived: events.Arrived) -> float:
+        expected, most = self.fleet.lengths.expected(arrived.model), arrived.output_tokens_max
+        return expected if most is None else max(1.0, min(expected, most))
 
     def _cached_tokens(self, arrived: events.Arrived, candidates: list[Endpoint]) -> list[int]:
         """Prompt tokens each candidate is expected to reuse: whole blocks, and never the last token."""

@@ -3,17 +3,23 @@
 The ledger is the primary signal of load. A request is charged the moment it is routed, before anything is awaited: its
 uncached prompt tokens as prefill until the first token, itself and its whole prompt until its end. A request whose first
 token cannot be seen (not streamed) gives its prefill back when the endpoint's learned prefill speed says it is done.
+First tokens and ends are also what engines' speed is learned from (`speed.py`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from pilothouse.core.events import EndpointSeen, LoadReported
+from pilothouse.core.events import Arrived, EndpointSeen, LoadReported
 from pilothouse.core.request import Request
-from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
+from pilothouse.core.speed import PACE_WEIGHT, Lengths, Meter, Reading, Speed
+from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
 
 RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than about speed
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
+OUTPUT_SAMPLE_MIN = 4  # shorter answers tell more about the network than about decoding
+PACE_MAX = 10.0  # nobody is believed to be slower than this
+FIRST_STEPS = 1.5  # steps until a first token, beside the prefill itself: half of the one under way, and its own
 
 
 @dataclass(slots=True)
@@ -24,9 +30,14 @@ class Endpoint:
     models: frozenset[str]
     gone: bool = False  # left discovery; kept until its last request ends
     prefill_tokens: int = 0  # uncached prompt tokens dispatched and not yet computed
+    prefill_squares: int = 0  # the same, each times the context before it
     in_flight: int = 0  # our requests on it
     decoding: int = 0  # those of them whose first token was seen, or should be there by estimate
     context_tokens: int = 0  # prompt tokens of our requests on it, cached or not
+    kv_rest_tokens: int | None = None  # KV in use by its last report that ours being decoded do not account for
+    pace: float = 1.0  # how many times slower than its pool it is
+    meter: Meter = field(default_factory=Meter)
+    distinct_tokens: int = 0  # the same with beginnings that several of them share counted once, as far as is known
     cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
     report: LoadReported | None = None
@@ -43,6 +54,16 @@ class Endpoint:
     def id(self) -> EndpointId:
         return self.seen.endpoint
 
+    @property
+    def kv_tokens(self) -> int:
+        """KV capacity; 0 = unknown."""
+        return self.seen.kv_blocks * self.seen.block_size
+
+    @property
+    def kv_used_tokens(self) -> int:
+        """KV that running requests use: by the last report, and what has come and gone of ours since."""
+        return max(0, (self.kv_rest_tokens or 0) + self.distinct_tokens - self.prefill_tokens)
+
 
 @dataclass(slots=True)
 class Fleet:
@@ -51,6 +72,9 @@ class Fleet:
     stale_us: Micros = Micros(10 * SECOND)  # a report older than this says nothing
     endpoints: dict[EndpointId, Endpoint] = field(default_factory=dict)
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
+    speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
+    lengths: Lengths = field(default_factory=Lengths)
+    _shared: dict[tuple[EndpointId, BlockKey], int] = field(default_factory=dict)  # a held beginning -> requests on it
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
 
     def see(self, seen: EndpointSeen) -> Endpoint:
@@ -93,6 +117,8 @@ class Fleet:
         endpoint = self.endpoints.get(report.endpoint)
         if endpoint:
             endpoint.report = report
+            decoded = endpoint.distinct_tokens - endpoint.prefill_tokens
+            endpoint.kv_rest_tokens = int(report.kv_used_ratio * endpoint.kv_tokens) - decoded
             endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
 
     def fresh_reports(self, endpoints: list[Endpoint], now_us: Micros) -> list[LoadReported | None]:
@@ -106,10 +132,16 @@ class Fleet:
     def charge(self, request: Request, endpoint: Endpoint, uncached_tokens: int, now_us: Micros) -> None:
         request.endpoint, request.routed_at_us = endpoint.id, now_us
         request.uncached_tokens, request.prefilling = uncached_tokens, True
+        prompt = request.arrived.prompt_tokens
+        request.squares = uncached_tokens * (2 * prompt - uncached_tokens) // 2
+        meter(endpoint, now_us)
         endpoint.prefill_tokens += uncached_tokens
+        endpoint.prefill_squares += request.squares
+        endpoint.context_tokens += prompt
         endpoint.context_tokens += request.arrived.prompt_tokens
+        endpoint.distinct_tokens += uncached_tokens + self._share(request, endpoint.id)
         endpoint.in_flight += 1
-        request.ahead_tokens = endpoint.prefill_tokens
+        request.ahead_tokens, request.ahead_squares = endpoint.prefill_tokens, endpoint.prefill_squares
         if not request.arrived.stream and endpoint.prefill_rate > 0:
             end_us = now_us + int(endpoint.prefill_tokens / endpoint.prefill_rate)
             heappush(self.releases, (Micros(end_us), request.arrived.request, request.attempt))
@@ -119,28 +151,69 @@ class Fleet:
         endpoint = self._endpoint_of(request)
         if endpoint is None or not request.prefilling:
             return
+        if seen and now_us > request.routed_at_us:
+            self._learn_prefill(request, endpoint, now_us)
+        meter(endpoint, now_us)
         request.prefilling = False
         endpoint.prefill_tokens -= request.uncached_tokens
+        endpoint.prefill_squares -= request.squares
         endpoint.decoding += 1
-        if seen and request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN and now_us > request.routed_at_us:
-            rate = request.ahead_tokens / (now_us - request.routed_at_us)
-            old = endpoint.prefill_rate
-            endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
+        done = endpoint.meter
+        done.tokens += request.uncached_tokens
+        done.squares += request.squares
+        if seen:
+            request.reading = Reading(now_us, done.decoding_us, done.context_us, done.tokens, done.squares)
 
-    def release(self, request: Request, now_us: Micros) -> Endpoint | None:
-        """The attempt is over, well or badly: nothing of it stays on the endpoint."""
+    def release(self, request: Request, now_us: Micros, output_tokens: int | None = None) -> Endpoint | None:
+        """The attempt is over, well or badly: nothing of it stays on the endpoint. `output_tokens` of a whole answer."""
         endpoint = self._endpoint_of(request)
         if endpoint is None:
             return None
         if request.prefilling:
             self.prefilled(request, now_us, seen=False)
+        meter(endpoint, now_us)
+        if endpoint.report is not None and endpoint.report.at_us < now_us - self.stale_us:
+            endpoint.kv_rest_tokens = None
+        if output_tokens is not None:
+            self._learn_decode(request, endpoint, output_tokens)
         endpoint.in_flight -= 1
         endpoint.decoding -= 1
         endpoint.context_tokens -= request.arrived.prompt_tokens
-        request.endpoint = None
+        endpoint.distinct_tokens -= request.uncached_tokens + self._unshare(request, endpoint.id)
+        request.endpoint, request.reading = None, None
         if endpoint.gone:
             self._forget_if_idle(endpoint)
         return endpoint
+
+    def speed(self, endpoint: Endpoint) -> Speed:
+        found = self.speeds.get(endpoint.seen.pool)
+        if found is None:
+            found = self.speeds[endpoint.seen.pool] = Speed()
+        return found
+
+    def _learn_prefill(self, request: Request, endpoint: Endpoint, now_us: Micros) -> None:
+        took_us = now_us - request.routed_at_us
+        if request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN:
+            rate = request.ahead_tokens / took_us
+            old = endpoint.prefill_rate
+            endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
+        batch = FIRST_STEPS * endpoint.decoding, FIRST_STEPS * endpoint.distinct_tokens
+        self._learn(endpoint, (FIRST_STEPS, *batch, request.ahead_tokens, request.ahead_squares), took_us)
+
+    def _learn_decode(self, request: Request, endpoint: Endpoint, output_tokens: int) -> None:
+        self.lengths.learn(request.arrived.model, output_tokens)
+        began, now = request.reading, endpoint.meter
+        if began is None or output_tokens < OUTPUT_SAMPLE_MIN or now.at_us <= began.at_us:
+            return
+        took_us, steps = now.at_us - began.at_us, output_tokens - 1
+        requests = (now.decoding_us - began.decoding_us) / took_us
+        context = (now.context_us - began.context_us) / took_us
+        prefilled = (now.tokens - began.tokens) / steps, (now.squares - began.squares) / steps
+        self._learn(endpoint, (1.0, requests, context, *prefilled), took_us / steps)
+
+    def _learn(self, endpoint: Endpoint, features: tuple[float, ...], took_us: float) -> None:
+        ratio = self.speed(endpoint).learn(features, took_us)
+        endpoint.pace += PACE_WEIGHT * (min(ratio, PACE_MAX) - endpoint.pace)
 
     def due(self, now_us: Micros) -> list[tuple[RequestId, int]]:
         """Requests, and which attempt of theirs, whose unseen prefill should be over by now."""
@@ -150,9 +223,51 @@ class Fleet:
             ready.append((request, attempt))
         return ready
 
+    def restore(self, requests: Iterable[Request]) -> None:
+        """Which beginnings are shared follows from what is in flight."""
+        for request in requests:
+            if request.endpoint is not None:
+                self._share(request, request.endpoint)
+
+    def _share(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request is the first one on it; one key stands for all before it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] = self._shared.get(place, 0) + 1
+        return cached if count == 1 else 0
+
+    def _unshare(self, request: Request, endpoint: EndpointId) -> int:
+        """Tokens of the held beginning, if this request was the last one on it."""
+        cached = request.arrived.prompt_tokens - request.uncached_tokens
+        if not cached:
+            return 0
+        place = endpoint, _beginning(request.arrived, cached)
+        count = self._shared[place] - 1
+        if count:
+            self._shared[place] = count
+            return 0
+        del self._shared[place]
+        return cached
+
     def _endpoint_of(self, request: Request) -> Endpoint | None:
         return self.endpoints.get(request.endpoint) if request.endpoint is not None else None
 
     def _forget_if_idle(self, endpoint: Endpoint) -> None:
         if endpoint.gone and endpoint.in_flight == 0:
             self.endpoints.pop(endpoint.id, None)
+
+
+def _beginning(arrived: Arrived, cached_tokens: int) -> BlockKey:
+    return arrived.blocks[cached_tokens // arrived.block_size - 1]
+
+
+def meter(endpoint: Endpoint, now_us: Micros) -> None:
+    """Adds up what the endpoint has been doing since this was last asked."""
+    done = endpoint.meter
+    span_us = now_us - done.at_us
+    if span_us:
+        done.decoding_us += endpoint.decoding * span_us
+        done.context_us += endpoint.distinct_tokens * span_us
+        done.at_us = now_us

@@ -140,19 +140,18 @@ class KvIndex:
 
     # Lookups
 
-    def lookup(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> list[int]:
+    def lookup(self, blocks: list[BlockKey], candidates: Sequence[Candidate]) -> list[int]:
         """Per candidate: how many leading blocks of the prompt its HBM holds, claims included."""
         known, lengths = self._known, self._prefixes(blocks)
         return [lengths[known[candidate.id].slot] for candidate in candidates]
 
-    def lookup_tiers(self, blocks: Sequence[BlockKey], candidates: Sequence[Candidate]) -> Prefixes:
+    def lookup_tiers(self, blocks: list[BlockKey], candidates: Sequence[Candidate]) -> Prefixes:
         """The same for HBM alone and for all tiers together."""
         hbm = self.lookup(blocks, candidates)
         layers = self._layers()
         if len(layers) == 1:
             return Prefixes(hbm, hbm)
-        chunks = zip(*(holders.chunks(blocks) for holders in layers), strict=True)
-        joined = ([reduce(or_, masks) for masks in zip(*chunk, strict=True)] for chunk in chunks)
+        joined = ((reduce(or_, masks), 1) for masks in zip(*(holders.masks(blocks) for holders in layers), strict=True))
         lengths = prefix_lengths(joined, self._slots.live, self._slots.width)
         return Prefixes(hbm, [lengths[self._known[candidate.id].slot] for candidate in candidates])
 
@@ -288,11 +287,11 @@ class KvIndex:
 
     # Parts
 
-    def _prefixes(self, blocks: Sequence[BlockKey]) -> list[int]:
+    def _prefixes(self, blocks: list[BlockKey]) -> list[int]:
         """Per slot: how many leading blocks of the prompt it holds."""
         state = (self._hbm.changes, self._slots.live)
         if state != self._asked_state or blocks != self._asked:
-            self._lengths = prefix_lengths(self._hbm.chunks(blocks), self._slots.live, self._slots.width)
+            self._lengths = prefix_lengths(self._hbm.spans(blocks), self._slots.live, self._slots.width)
             self._asked, self._asked_state = blocks, state
         return self._lengths
 
@@ -341,7 +340,7 @@ class KvIndex:
             new = [key for key in new if key in used]
         return new
 
-    def _take_off(self, known: Known, blocks: Sequence[int], level: int) -> None:
+    def _take_off(self, known: Known, blocks: list[BlockKey], level: int) -> None:
         if level == HBM:
             known.claims.confirm(blocks)
         holders = self._tiers[level]

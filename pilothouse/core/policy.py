@@ -14,6 +14,8 @@ import msgspec
 from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.random_stream import Random, stream
+from pilothouse.core.request import Place
+from pilothouse.core.speed import Speed
 from pilothouse.core.units import EndpointId, Micros
 
 
@@ -27,6 +29,9 @@ class Known:
     uncached_tokens: list[int]  # the rest: prefill work the request brings there
     reports: list[LoadReported | None]  # each engine's last load report; None when there is none or it is stale
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
+    speeds: list[Speed]  # what each endpoint's pool taught about step times
+    output_tokens: float  # expected of the answer
+    waiting: int  # requests that wait at the gateway for this model
     session_endpoint: EndpointId | None  # where this conversation was served last
     turn: int  # decisions made for this model so far: rotates ties
     seed: int
@@ -41,6 +46,9 @@ class Known:
             [self.uncached_tokens[i] for i in pick],
             [self.reports[i] for i in pick],
             [self.others[i] for i in pick],
+            [self.speeds[i] for i in pick],
+            self.output_tokens,
+            self.waiting,
             self.session_endpoint,
             self.turn,
             self.seed,
@@ -76,6 +84,21 @@ class Picker(Policy, frozen=True):
 
     def pick(self, arrived: Arrived, known: Known, totals: list[float]) -> int:
         """Index into `known.endpoints`, which is not empty."""
+        raise NotImplementedError
+
+
+class Queue(Policy, frozen=True):
+    """Keeps a request at the gateway while the endpoint that was chosen for it has enough to do. What waits here can
+    still be routed elsewhere, and overtaken; what waits inside an engine cannot."""
+
+    looks: int = 4  # how many of those in line are tried when something has changed
+
+    def admits(self, endpoint: Endpoint, uncached_tokens: int) -> bool:
+        """Whether the endpoint may be sent a request with so much prefill now. One that admits none with 0 is full."""
+        raise NotImplementedError
+
+    def place(self, arrived: Arrived, known: Known) -> Place:
+        """Where in line a request stands that has to wait."""
         raise NotImplementedError
 
 
@@ -120,3 +143,4 @@ class Registry(Generic[Kind]):
 filters: Registry[Filter] = Registry("filter")
 scorers: Registry[Scorer] = Registry("scorer")
 pickers: Registry[Picker] = Registry("picker")
+queues: Registry[Queue] = Registry("queue")

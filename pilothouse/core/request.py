@@ -3,7 +3,19 @@
 from dataclasses import dataclass, field
 
 from pilothouse.core.events import Arrived
+from pilothouse.core.speed import Reading
 from pilothouse.core.units import EndpointId, Micros
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a waiting request stands: by `order`, until `late_us`; after that behind all who are on time, by
+    `late_order`. Lower is sooner."""
+
+    order: int
+    late_us: int | None = None  # None = never late
+    late_order: int = 0
+    number: int = 0  # in order of joining, from 1: decides between equals
 
 
 @dataclass(slots=True)
@@ -18,7 +30,12 @@ class Request:
     busy: bool = False  # the last attempt ended at a full queue
     unpaid: bool = False  # it waits for the retry budget, whatever endpoints there are
     uncached_tokens: int = 0  # charged to the endpoint's prefill until the first token
+    squares: int = 0  # the same, each token times the context before it
     ahead_tokens: int = 0  # prefill queued there when it was routed, its own included
+    ahead_squares: int = 0
     prefilling: bool = False  # that charge is still held
     routed_at_us: Micros = Micros(0)
+    reading: Reading | None = None  # the endpoint's meter when its first token was seen
     waiting_until_us: Micros = Micros(0)  # deadline in the waiting room; 0 = never waited
+    held: bool = False  # it waits for the endpoint it wants to have less to do, not for want of endpoints
+    place: Place | None = None  # in the line, since it first waited

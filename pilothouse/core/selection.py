@@ -10,7 +10,7 @@ from pilothouse.core.commands import Scored, Why
 from pilothouse.core.errors import PolicyError
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
-from pilothouse.core.policy import Filter, Known, Picker, Scorer
+from pilothouse.core.policy import Filter, Known, Picker, Queue, Scorer
 from pilothouse.core.units import Micros
 
 
@@ -23,12 +23,13 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses."""
+    """A routing policy: filters remove, scorers rate (weighted sum), the picker chooses, the queue may make it wait."""
 
     name: str
     filters: list[tuple[str, Filter]]
     scorers: list[Named]
     picker: Picker
+    queue: Queue | None = None  # None: everything is sent at once
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
 
 def _receipt(known: Known, columns: list[list[float]], totals: list[float], chosen: int, why_max: int) -> list[Scored]:
     """The chosen one first, then the others, best first; a large fleet is cut to `why_max`."""
+    if not why_max:
+        return []
     if len(totals) == 1:
         order = [0]
     elif len(totals) <= why_max:

@@ -8,6 +8,7 @@ from pilothouse.core.fleet import Endpoint
 from pilothouse.core.kvstate import IndexState
 from pilothouse.core.request import Request
 from pilothouse.core.retries import RetryBudget
+from pilothouse.core.speed import Lengths, Speed
 from pilothouse.core.units import EndpointId, Micros, RequestId
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class DispatcherState(msgspec.Struct, frozen=True):
     retries: RetryBudget
     index: IndexState
     decisions: int = 0
+    speeds: dict[str, Speed] = {}
+    lengths: Lengths = msgspec.field(default_factory=Lengths)
 
 
 def save(dispatcher: "Dispatcher") -> bytes:
@@ -45,6 +48,8 @@ def save(dispatcher: "Dispatcher") -> bytes:
             dispatcher.retries,
             dispatcher.index.snapshot(),
             dispatcher.decisions,
+            dispatcher.fleet.speeds,
+            dispatcher.fleet.lengths,
         )
     )
 
@@ -56,8 +61,12 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     dispatcher.policy_failures, dispatcher.decisions = state.policy_failures, state.decisions
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases
+    dispatcher.fleet.speeds.update(state.speeds)
+    dispatcher.fleet.lengths = state.lengths
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
-    dispatcher.waiting.line.update((request_id, dispatcher.requests[request_id]) for request_id in state.waiting)
+    dispatcher.fleet.restore(state.requests)
+    for request_id in state.waiting:
+        dispatcher.waiting.join(dispatcher.requests[request_id])
     dispatcher.sessions.last.update(state.sessions)
     dispatcher.retries = state.retries
     dispatcher.index.restore(state.index)

@@ -1,5 +1,5 @@
 """Plugins: filters, scorers, pickers. Pure. This list is what ships; importing it fills the registries."""
 
-from pilothouse.policies import filters, pickers, profiles, rivals, scorers
+from pilothouse.policies import filters, marginal, pickers, profiles, queues, rivals, scorers
 
-__all__ = ["filters", "pickers", "profiles", "rivals", "scorers"]
+__all__ = ["filters", "marginal", "pickers", "profiles", "queues", "rivals", "scorers"]

@@ -1,6 +1,7 @@
 """Charts as data for plotly: what is drawn, not how it is themed (`page.js` knows light and dark)."""
 
 from collections.abc import Sequence
+from math import ceil, floor, log10
 from typing import Any
 
 import msgspec
@@ -10,9 +11,9 @@ from pilothouse.report.grouping import Book, Series
 from pilothouse.report.metrics import Metric, shown
 
 Figure = dict[str, Any]  # plotly's own vocabulary: {"data": traces, "layout": layout}
-DASHES = {"Simulated": "solid", "Emulated": "dash", "Measured": "dot"}
 SYMBOLS = {"Simulated": "circle", "Emulated": "diamond", "Measured": "square"}
 LOG_SPAN = 20.0  # figures that differ by more than this factor are drawn on a logarithmic axis
+FEW_DECADES = 2
 DIGITS = 4  # of numbers in the page
 
 
@@ -46,6 +47,15 @@ def spans_far(values: Sequence[float]) -> bool:
     return bool(positive) and max(positive) > LOG_SPAN * min(positive)
 
 
+def log_axis(values: Sequence[float]) -> Figure:
+    """With a line at 1, 2, 5, 10 ... of every decade, or at the decades alone where there are many."""
+    positive = [value for value in values if value > 0]
+    low, high = floor(log10(min(positive))), ceil(log10(max(positive)))
+    steps = (1, 2, 5) if high - low <= FEW_DECADES else (1,)
+    ticks = [step * 10.0**decade for decade in range(low - 1, high + 2) for step in steps]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
 def axis(title: str, **more: Any) -> Figure:
     return {"title": {"text": title}, **more}
 
@@ -58,15 +68,15 @@ def line(series: Series, place: int, xs: Sequence[float], ys: Sequence[float], u
         "y": [rounded(y) for y in ys],
         "name": series.title,
         "meta": place,
-        "line": {"color": series.colour, "width": 2.5, "dash": DASHES.get(series.label, "solid")},
+        "line": {"color": series.colour, "width": 2.5, "dash": series.dash},
         "hovertemplate": f"%{{y:.4g}} {unit}<extra>{plain(series.title)}</extra>",
         **more,
     }
 
 
-def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Estimate], floor: float = 0.0) -> Figure:
-    """The 95 % interval around a line, down to `floor`: a logarithmic axis has no zero."""
-    highs, lows = [f.high for f in figures], [max(f.low, floor) for f in figures]
+def band(series: Series, place: int, xs: Sequence[float], figures: Sequence[Estimate], lowest: float = 0.0) -> Figure:
+    """The 95 % interval around a line, down to `lowest`: a logarithmic axis has no zero."""
+    highs, lows = [f.high for f in figures], [max(f.low, lowest) for f in figures]
     return {
         "type": "scatter",
         "x": [rounded(x) for x in [*xs, *reversed(xs)]],

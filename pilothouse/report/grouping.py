@@ -17,6 +17,8 @@ PALETTE = (
     "#3b7cff", "#f28e2b", "#1aa179", "#e15759", "#a26bdc", "#c9a227", "#2aa9c9", "#d3639f", "#9c755f", "#8a93a3",
     "#7a9e1f", "#5560c9", "#ff7f8e", "#0f8a8f", "#b4552d", "#c77dff",
 )  # fmt: skip
+DASHES = {"Simulated": "solid", "Emulated": "dash", "Measured": "dot"}
+PATTERNS = ("solid", "dash", "dot", "dashdot")
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -27,6 +29,7 @@ class Series(msgspec.Struct, frozen=True):
     scenario: str
     title: str  # what tells it from the others
     colour: str
+    dash: str  # plotly's word; series of one name are told apart by it
 
 
 class Rung(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ def group(runs: Sequence[Run]) -> Book:
     """Series in order of appearance, rungs by rising load; what only warms up is left out."""
     keys = list(dict.fromkeys((run.name, run.label, run.scenario) for run in runs))
     colours = colours_of([name for name, _, _ in keys])
-    series = [Series(*key, _title(key, keys), colours[key[0]]) for key in keys]
+    series = [Series(*key, _title(key, keys), colours[key[0]], _dash(key, keys)) for key in keys]
     of_series = [[run for run in runs if (run.name, run.label, run.scenario) == key] for key in keys]
     rungs, place = _rungs(runs)
     cells: dict[tuple[int, int], Cell] = {}
@@ -123,6 +126,14 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
         free.remove(slot)
         chosen[name] = PALETTE[slot]
     return chosen
+
+
+def _dash(key: tuple[str, str, str], keys: list[tuple[str, str, str]]) -> str:
+    """By where the figures come from; where two of one name come from the same, the next pattern."""
+    before = [other for other in keys[: keys.index(key)] if other[0] == key[0]]
+    taken = [_dash(other, keys) for other in before]
+    first = DASHES.get(key[1], "solid")
+    return next((dash for dash in (first, *PATTERNS) if dash not in taken), first)
 
 
 def _title(key: tuple[str, str, str], keys: list[tuple[str, str, str]]) -> str:

@@ -1,8 +1,18 @@
 """Charts over load: throughput and its knee, latency percentiles, goodput, cache hits."""
 
-from typing import Any
-
-from pilothouse.report.charts import SYMBOLS, Chart, Choice, Figure, axis, band, bars, line, rounded, spans_far
+from pilothouse.report.charts import (
+    SYMBOLS,
+    Chart,
+    Choice,
+    Figure,
+    axis,
+    band,
+    bars,
+    line,
+    log_axis,
+    rounded,
+    spans_far,
+)
 from pilothouse.report.grouping import Book
 from pilothouse.report.knee import RULE, knee
 from pilothouse.report.metrics import METRICS
@@ -63,7 +73,7 @@ def _curves(book: Book, key: str, knees: bool) -> Figure:
     if key == "achieved" and book.by_rate:
         end = max(book.x(rung) for rung in book.rungs)
         shapes = [{"type": "line", "x0": 0, "y0": 0, "x1": end, "y1": end, "line": {"dash": "dot", "width": 1}}]
-    y = dict[str, Any](type="log", dtick=1) if far else dict[str, Any](rangemode="tozero")
+    y = log_axis(means) if far else {"rangemode": "tozero"}
     if key == "hits":
         y = {"range": [0, 102]}
     layout = {"xaxis": axis(x_title, rangemode="tozero"), "yaxis": axis(f"{metric.title} [{metric.unit}]", **y)}

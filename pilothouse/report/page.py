@@ -184,7 +184,7 @@ def _table(book: Book, rung: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for i, cell in cells.items():
         series = book.series[i]
-        base = {"title": series.title, "label": series.label, "colour": series.colour}
+        base = {"title": series.title, "dash": series.dash, "colour": series.colour}
         figures = [(m, cell.estimate(m)) for m in _columns()]
         rows.append(
             base

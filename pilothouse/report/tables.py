@@ -15,7 +15,7 @@ from pilothouse.workload.outcomes import Run, StageRun, Summary
 
 COLUMNS = "achieved output ttft_mean ttft_p50 ttft_p90 ttft_p99 itl_mean itl_p99 tpot goodput hits refused".split()
 SPARED = (
-    "ttft_p50 tpot itl_mean ttft_p90 achieved refused output".split()
+    "ttft_p50 tpot itl_mean ttft_p90 achieved refused output hits itl_p99".split()
 )  # left out in this order where the terminal is narrow
 GAP = 3  # between columns
 
@@ -49,7 +49,7 @@ def _table(book: Book, console: Console, title: str, tenants: list[str] | None =
     heads = ["load", "policy", *(["tenant"] if tenants else [])]
     columns = _that_fit(rows, console.width - sum(max(len(row[0][i]) for row in rows) + GAP for i in range(len(heads))))
     table = Table(
-        title=f"{title} [{', '.join(book.labels)}]", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+        title=Text(f"{title} [{', '.join(book.labels)}]"), box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
     )
     for head in heads:
         table.add_column(head, no_wrap=True)
@@ -60,7 +60,8 @@ def _table(book: Book, console: Console, title: str, tenants: list[str] | None =
         if before and names[0] != before:
             table.add_section()
         cells = [_cell(figures[metric.key]) for metric in columns]
-        table.add_row("" if names[0] == before else names[0], *names[1:], *cells)
+        shown_names = ["" if names[0] == before else names[0], *names[1:]]
+        table.add_row(*map(Text, shown_names), *cells)
         before = names[0]
     missing = len(COLUMNS) - len(columns)
     if missing:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pilothouse.report.charts import Chart, Choice, Figure, axis, line, rounded, spans_far
+from pilothouse.report.charts import Chart, Choice, Figure, axis, line, log_axis, rounded, spans_far
 from pilothouse.report.files import Mark
 from pilothouse.report.grouping import Book
 from pilothouse.workload.outcomes import Moment, Sample, Spread, StageRun
@@ -95,7 +95,7 @@ def _timeline(
             end, seen = max(end, xs[-1]), seen + ys
     y: Figure = {"range": [0, 102]} if unit == "%" else {"rangemode": "tozero"}
     if unit in ("s", "ms") and spans_far(seen):
-        y = {"type": "log", "dtick": 1}
+        y = log_axis(seen)
     layout = {"xaxis": axis("time [s]"), "yaxis": axis(title, **y), "hovermode": "x unified"}
     return {"data": data, "layout": layout | _marked(marks, end)}
 

@@ -96,8 +96,7 @@ class Driver:
 
     def run(self) -> list[StageResult]:
         """Until the last answer of the last stage, and until the engines are idle."""
-        while self.agenda.advance():
-            pass
+        self.agenda.run()
         return self.results
 
     def advance(self) -> bool:
@@ -133,7 +132,7 @@ class Driver:
                 planned.blocks if told else [],
                 self.workload.block_size if told else 0,
                 True,
-                planned.output_tokens,
+                None,  # nobody knows before how long an answer will be
                 planned.session,
             ),
         )

@@ -19,7 +19,7 @@ from pilothouse.core.units import BlockKey, Micros, RequestId
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore, Node
-from pilothouse.sim.gaps import Gaps
+from pilothouse.sim.gaps import NOBODY, Gaps
 from pilothouse.sim.jump import Jump
 
 
@@ -67,6 +67,7 @@ class Sequence:
     since: int = -1  # step at which it began to decode; -1 = not yet
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
+    group: int = 0  # of its gaps; that of its job, or NOBODY
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 
@@ -103,9 +104,10 @@ class Engine:
         self._decoding = self._sum_context = 0
         self._decoding_of: dict[int, int] = {}  # group -> decoding sequences; those of group 0 are not counted
         self._aborted: list[RequestId] = []  # leave with the step under way
-        self._phases = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
+        self._needs = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
         self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
         self._orders = 0
+        self._stuck = False  # the head of the queue was refused, and will be until somebody leaves or prefills
         self._jump: Jump | None = None
         self._chunks: list[tuple[Sequence, int]] = []
         self._stretch = 0  # steps under way; 0 = idle
@@ -126,28 +128,58 @@ class Engine:
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
-        sequence = Sequence(job, job.prompt_tokens)
+        sequence = Sequence(job, job.prompt_tokens, group=job.group)
         self.waiting.append(sequence)
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         else:
             sequence.eligible = self.steps + self._nth(now_us) + self.spec.steps_ahead
-            self._cut(now_us, self.spec.steps_ahead)
+            if not self._stuck:
+                self._cut(now_us, self.spec.steps_ahead)
 
     def abort(self, request: RequestId, now_us: Micros) -> None:
         """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
         for sequence in self.waiting:
             if sequence.job.request == request:
                 self.waiting.remove(sequence)
+                self._stuck = False
                 break
         else:
             self._aborted.append(request)
         self._cut(now_us)
 
+    def abandon(self, now_us: Micros) -> None:
+        """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
+        if self.gaps is not None and self._jump is not None and self._stretch:
+            met = self._under_way((now_us - 1) * PS_PER_US + 1) - 1
+            self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
+        self._decoding_of = {NOBODY: self._decoding}
+        for sequence in [*self.waiting, *self.running.values()]:
+            sequence.group = NOBODY
+
     def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
         """Other step times, from the next step on."""
         self._cut(now_us)
         self._clock = StepClock(step_time)
+
+    @property
+    def clock(self) -> StepClock:
+        """What its steps take at present."""
+        return self._clock
+
+    def progress(self, now_us: Micros) -> int:
+        """Steps that have ended by now and are not in `steps` yet, because a jump is under way."""
+        return self._under_way(now_us * PS_PER_US + 1) - 1 if self._jump is not None and self._stretch else 0
+
+    def generated(self) -> list[tuple[RequestId, int]]:
+        """Output tokens so far of every sequence that decodes, as of the last step."""
+        steps = self.steps
+        return [(s.job.request, s.generated + steps - s.since) for s in self.running.values() if s.since >= 0]
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens that the step under way computes."""
+        return sum(tokens for _, tokens in self._chunks)
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
@@ -189,14 +221,15 @@ class Engine:
         while self.store.available < self._needed_now():
             self._preempt()
         held, gains = self.spec.kv_blocks - self.store.available, self._needed_now()
-        self.store.take(gains)
+        if gains:
+            self.store.take(gains)
         self._granted, self._chunks = True, []
         budget = self.spec.batched_tokens_max - self._decoding
         for sequence in list(self._prefilling):
             if budget and sequence.order in self.running:
                 budget -= self._continue(sequence, budget)
         preempted = self.preemptions > before
-        if not preempted:
+        if self.waiting and not preempted and not self._stuck:
             self._admit(budget)
         self._start_ps = now_ps
         if self._chunks:
@@ -224,12 +257,12 @@ class Engine:
         must_tell = bool(self.store.removed)  # evicted for this very step, so due when it ends and not later
         most = self._next_finish() - self.steps if alike and not must_tell else 1
         if most > 1:
-            size = self.spec.block_size
-            period = [self._phases[-(self.steps + i) % size] for i in range(size)]
-            jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+            now = self.steps % self.spec.block_size
+            period = self._needs[now:] + self._needs[:now]
             room = self.store.quiet() if self.store.reporting else self.store.available
-            most = jump.steps_within(room + gains, most)
-            if most > 1:
+            if room >= period[1 % len(period)]:
+                jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+                most = jump.steps_within(room + gains, most)
                 self.store.private -= gains  # taken when the jump ends, with the rest
                 self._jump, self._stretch = jump, most
                 self._end_ps = now_ps + jump.span_ps(most)
@@ -270,6 +303,7 @@ class Engine:
             tokens = min(budget, target - hits * size)
             prompt, chunk = -(-target // size) - hits, -(-(hits * size + tokens) // size) - hits
             if self.spec.admission.room(prompt, chunk) > store.available - idle:
+                self._stuck = self.spec.admission.steady and self.spec.macro_steps
                 return
             self.waiting.popleft()
             sequence.node = store.hold(keys, hits)
@@ -302,6 +336,7 @@ class Engine:
     def _compute(self, sequence: Sequence, tokens: int) -> None:
         """Schedules a chunk. Others can use its blocks from this step on, as in the engine."""
         assert sequence.node is not None
+        self._stuck = False
         self._chunks.append((sequence, tokens))
         full = min((sequence.computed + tokens) // self.spec.block_size, len(sequence.job.blocks))
         if full > sequence.node.end:
@@ -316,14 +351,14 @@ class Engine:
         if not sequence.generated:
             done.first.append(job.request)
         elif self.gaps is not None:
-            self.gaps.resumed(self._end_ps - sequence.told_ps, job.group)
+            self.gaps.resumed(self._end_ps - sequence.told_ps, sequence.group)
         sequence.generated += 1
         sequence.since = steps
         self._decoding += 1
-        if job.group:
-            self._decoding_of[job.group] = self._decoding_of.get(job.group, 0) + 1
+        if sequence.group:
+            self._decoding_of[sequence.group] = self._decoding_of.get(sequence.group, 0) + 1
         self._sum_context += sequence.target
-        self._phases[(sequence.target - steps) % self.spec.block_size] += 1
+        self._needs[(steps - sequence.target) % self.spec.block_size] += 1
         if sequence.generated == job.output_tokens:
             self._finish(sequence, done)
         else:
@@ -353,16 +388,17 @@ class Engine:
     def _leave(self, sequence: Sequence) -> None:
         """Takes a sequence off the batch; its blocks become cached."""
         assert sequence.node is not None
+        self._stuck = False
         del self.running[sequence.order]
         private = sequence.private
         if sequence.since >= 0:
             context = sequence.target + self.steps - sequence.since
             private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
             self._decoding -= 1
-            if sequence.job.group:
-                self._decoding_of[sequence.job.group] -= 1
+            if sequence.group:
+                self._decoding_of[sequence.group] -= 1
             self._sum_context -= context
-            self._phases[(sequence.target - sequence.since) % self.spec.block_size] -= 1
+            self._needs[(sequence.since - sequence.target) % self.spec.block_size] -= 1
         else:
             self._prefilling.remove(sequence)
         self.store.release(sequence.node, private)
@@ -386,7 +422,7 @@ class Engine:
 
     def _needed_now(self) -> int:
         """Blocks that this step's decodes need."""
-        return self._phases[-self.steps % self.spec.block_size]
+        return self._needs[self.steps % self.spec.block_size]
 
     def _next_finish(self) -> int:
         """The step at which the next decoding sequence ends."""

@@ -73,7 +73,6 @@ class Faults:
                 host.unscraped += 1
             case FaultKind.PARTITION:
                 host.cut_off += 1
-                host.set_heard()
                 self._break_streams(host, 0)
 
     def _end(self, fault: Fault) -> None:
@@ -90,7 +89,6 @@ class Faults:
                 host.unscraped -= 1
             case FaultKind.PARTITION:
                 host.cut_off -= 1
-                host.set_heard()
 
     def _set_pace(self, host: Host) -> None:
         host.set_pace(self._driver.now_us)
@@ -100,10 +98,10 @@ class Faults:
         """A process that is down already, or not there yet, cannot crash."""
         if not host.up:
             return
-        host.up, host.forget, host.restarted = False, True, True
-        host.start()
         if not host.cut_off:
             self._break_streams(host, self._driver.delays.network_us)
+        host.up, host.forget, host.restarted = False, True, True
+        host.start()
         self._driver.agenda.push(self._driver.now_us + host.start_up_us, Rank.FAULT, self._restart, host)
 
     def _restart(self, host: Host) -> None:
@@ -112,6 +110,7 @@ class Faults:
     def _break_streams(self, host: Host, late_us: int) -> None:
         """Of all requests that have reached the engine; those on their way will find it closed."""
         driver = self._driver
+        host.engine.abandon(driver.now_us)
         for request, flight in driver.jobs.items():
             if flight.endpoint == host.id and flight.submitted:
                 driver.fail(request, FailureKind.CLOSED, late_us)

@@ -9,6 +9,8 @@ from pilothouse.perf.step_time import PS_PER_US
 from pilothouse.sim.jump import Jump
 from pilothouse.workload.outcomes import Histogram, bucket_of
 
+NOBODY = -1  # the group of those whose client is gone
+
 
 class Gaps:
     """One histogram for each group of requests. Shared by all engines."""
@@ -23,13 +25,20 @@ class Gaps:
 
     def decoded(self, jump: Jump | None, steps: int, span_ps: int, decoding: int, decoding_of: dict[int, int]) -> None:
         """So many sequences decoded for so many steps. `decoding_of`: those that are not of group 0, by group."""
-        if jump is None or steps == 1:
-            self._put(bucket_of(span_ps / PS_PER_US), steps, span_ps, decoding, decoding_of)
-            return
-        low, high = bucket_of(jump.step_ps(1) / PS_PER_US), bucket_of(jump.step_ps(steps) / PS_PER_US)
-        if low == high:
-            self._put(low, steps, span_ps, decoding, decoding_of)
-            return
+        bucket = bucket_of((span_ps if steps == 1 or jump is None else jump.step_ps(1)) / PS_PER_US)
+        if jump is not None and steps > 1 and bucket_of(jump.step_ps(steps) / PS_PER_US) != bucket:
+            self._split(jump, steps, decoding, decoding_of)
+        elif decoding_of:
+            self._put(bucket, steps, span_ps, decoding, decoding_of)
+        else:
+            self.of[0].put(bucket, steps * decoding, span_ps / PS_PER_US * decoding)
+
+    def resumed(self, gap_ps: int, group: int) -> None:
+        """A preempted sequence goes on."""
+        if group != NOBODY:
+            self.of[group].add(gap_ps / PS_PER_US)
+
+    def _split(self, jump: Jump, steps: int, decoding: int, decoding_of: dict[int, int]) -> None:
         before, span_before_ps = 0, 0
         while before < steps:
             bucket, end = _same_bucket(jump, before + 1, steps)
@@ -37,16 +46,12 @@ class Gaps:
             self._put(bucket, end - before, span_until_ps - span_before_ps, decoding, decoding_of)
             before, span_before_ps = end, span_until_ps
 
-    def resumed(self, gap_ps: int, group: int) -> None:
-        """A preempted sequence goes on."""
-        self.of[group].add(gap_ps / PS_PER_US)
-
     def _put(self, bucket: int, steps: int, span_ps: int, decoding: int, decoding_of: dict[int, int]) -> None:
         span_us = span_ps / PS_PER_US
         for group, count in decoding_of.items():
-            if count:
+            decoding -= count
+            if count and group != NOBODY:
                 self.of[group].put(bucket, steps * count, span_us * count)
-                decoding -= count
         if decoding:
             self.of[0].put(bucket, steps * decoding, span_us * decoding)
 

@@ -50,7 +50,7 @@ class Host:
     def start(self) -> None:
         """A new process, with nothing in it."""
         self.engine, self.due_us = Engine(self.spec, reporting=self.seen.exact), None
-        self.engine.gaps = None if self.cut_off else self.gaps
+        self.engine.gaps = self.gaps
         if self.paces:
             self.set_pace(Micros(0))
 
@@ -60,10 +60,6 @@ class Host:
         for pace in self.paces:
             factor *= pace
         self.engine.set_pace(scaled(self.spec.step_time, factor), now_us)
-
-    def set_heard(self) -> None:
-        """Tokens that reach nobody are not counted."""
-        self.engine.gaps = None if self.cut_off else self.gaps
 
 
 def scaled(step_time: StepTime, factor: float) -> StepTime:

@@ -15,7 +15,7 @@ from pilothouse.core.random_stream import Random, stream
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.workload.arrivals import AnyArrivals, Arrivals
 from pilothouse.workload.chat import squeezed
-from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checked, draw, draw_us
+from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checked, draw, draw_us, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Context, Turn, keys, text
@@ -45,8 +45,9 @@ class Agentic(Written, frozen=True, tag="agentic", tag_field="kind"):
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("stages must not be empty")
-        if self.programs < 1 or self.system_tokens < 0 or self.block_size < 1 or not 0 <= self.branches <= 1:
-            raise ValueError("programs and block_size must be at least 1, system_tokens not below 0, branches 0 to 1")
+        if self.programs < 1 or self.block_size < 1 or not 0 <= self.branches <= 1:
+            raise ValueError("programs and block_size must be at least 1, branches 0 to 1")
+        within(programs=self.programs, system_tokens=self.system_tokens, context_max=self.context_max)
         if self.context_max < self.system_tokens + 2:
             raise ValueError("context_max must be above system_tokens: a prompt and an answer must fit")
         lengths = {"task_tokens": self.task_tokens, "result_tokens": self.result_tokens, "steps": self.steps}

@@ -38,8 +38,8 @@ class Bursts(Written, frozen=True, tag="bursts", tag_field="kind"):
     quiet: float = 0.0  # the rate while quiet, as a share of the rate while busy
 
     def __post_init__(self) -> None:
-        if self.busy_us < 1 or self.rest_us < 1 or not 0 <= self.quiet <= 1:
-            raise ValueError("busy and rest must be above 0, quiet between 0 and 1")
+        if self.busy_us < 1000 or self.rest_us < 1000 or not 0 <= self.quiet <= 1:
+            raise ValueError("busy and rest must be at least 1ms, quiet between 0 and 1")
 
 
 class Diurnal(Written, frozen=True, tag="diurnal", tag_field="kind"):

@@ -2,10 +2,10 @@
 
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, Micros, RequestId
-from pilothouse.workload.lengths import Length, checked, draw
+from pilothouse.workload.lengths import Length, checked, draw, within
 from pilothouse.workload.requests import Planned, Stage, Workload
 from pilothouse.workload.texts import keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import REQUESTS_MAX, Written
 
 
 class Batch(Written, frozen=True, tag="batch", tag_field="kind"):
@@ -21,8 +21,9 @@ class Batch(Written, frozen=True, tag="batch", tag_field="kind"):
     block_size: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.requests <= 10_000_000 or self.system_tokens < 0 or self.block_size < 1:
-            raise ValueError("requests must be 1 to 10000000, system_tokens not below 0, block_size at least 1")
+        if not 1 <= self.requests <= REQUESTS_MAX or self.block_size < 1:
+            raise ValueError(f"requests must be 1 to {REQUESTS_MAX}, block_size at least 1")
+        within(system_tokens=self.system_tokens)
         checked(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.workload.arrivals import AnyArrivals, Arrivals
-from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checked, draw, draw_us
+from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checked, draw, draw_us, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Context, Turn, keys, text
@@ -34,8 +34,9 @@ class Chat(Written, frozen=True, tag="chat", tag_field="kind"):
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("stages must not be empty")
-        if self.system_prompts < 1 or self.system_tokens < 0 or self.block_size < 1:
-            raise ValueError("system_prompts and block_size must be at least 1, system_tokens not below 0")
+        if self.system_prompts < 1 or self.block_size < 1:
+            raise ValueError("system_prompts and block_size must be at least 1")
+        within(system_prompts=self.system_prompts, system_tokens=self.system_tokens, context_max=self.context_max)
         if self.context_max < self.system_tokens + 2:
             raise ValueError("context_max must be above system_tokens: a prompt and an answer must fit")
         checked(turns=self.turns, user_tokens=self.user_tokens, output_tokens=self.output_tokens)

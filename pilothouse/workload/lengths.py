@@ -4,7 +4,7 @@ from math import exp, log, sqrt
 
 from pilothouse.core.random_stream import Random
 from pilothouse.core.units import Micros
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import TOKENS_MAX, Written
 
 QUANTILE_99 = 2.3263  # of the standard normal distribution
 
@@ -56,11 +56,18 @@ Pause = Micros | Pauses  # fixed, or drawn
 
 
 def checked(**lengths: Length) -> None:
-    """For a `__post_init__`: raises ValueError with the field's name where a length is below 1 or limits fall."""
+    """For a `__post_init__`: raises ValueError with the field's name where a length is out of bounds or limits fall."""
     for name, length in lengths.items():
         low, high = limits(length)
-        if not 1 <= low <= high:
-            raise ValueError(f"{name} must be at least 1, and limits must rise")
+        if not 1 <= low <= high <= TOKENS_MAX:
+            raise ValueError(f"{name} must be at least 1 and at most {TOKENS_MAX}, and limits must rise")
+
+
+def within(**numbers: int) -> None:
+    """Likewise for numbers that may be 0."""
+    for name, number in numbers.items():
+        if not 0 <= number <= TOKENS_MAX:
+            raise ValueError(f"{name} must be at least 0 and at most {TOKENS_MAX}")
 
 
 def limits(length: Length) -> tuple[int, int]:

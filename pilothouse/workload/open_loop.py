@@ -5,7 +5,7 @@ import msgspec
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import BlockKey, Seconds
 from pilothouse.workload.arrivals import AnyArrivals, Arrivals
-from pilothouse.workload.lengths import Length, checked, draw
+from pilothouse.workload.lengths import Length, checked, draw, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, keys, text
@@ -31,10 +31,11 @@ class OpenLoop(Written, frozen=True, tag="open_loop", tag_field="kind"):
     def __post_init__(self) -> None:
         if bool(self.phases) == (self.rate != 0 or self.seconds != 0.0):
             raise ValueError("give rate and duration, or stages")
-        if not self.phases and (self.rate <= 0 or self.seconds <= 0):
-            raise ValueError("rate and duration must be above 0")
-        if self.prefixes < 0 or self.prefix_tokens < 0 or self.block_size < 1:
-            raise ValueError("prefixes and prefix_tokens must not be below 0, block_size must be at least 1")
+        if not self.phases:
+            Phase(self.rate, self.seconds)  # its rules
+        if self.block_size < 1:
+            raise ValueError("block_size must be at least 1")
+        within(prefixes=self.prefixes, prefix_tokens=self.prefix_tokens)
         checked(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
 
 

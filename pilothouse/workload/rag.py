@@ -11,7 +11,7 @@ import msgspec
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import BlockKey
 from pilothouse.workload.arrivals import AnyArrivals, Arrivals
-from pilothouse.workload.lengths import Length, Lognormal, checked, draw
+from pilothouse.workload.lengths import Length, Lognormal, checked, draw, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, keys, text
@@ -35,10 +35,9 @@ class Rag(Written, frozen=True, tag="rag", tag_field="kind"):
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("stages must not be empty")
-        if not 1 <= self.documents <= 1_000_000 or self.popularity < 0 or self.system_tokens < 0 or self.block_size < 1:
-            raise ValueError(
-                "documents must be 1 to 1000000, popularity and system_tokens not below 0, block_size above 0"
-            )
+        if self.documents < 1 or not 0 <= self.popularity <= 100 or self.block_size < 1:
+            raise ValueError("documents and block_size must be at least 1, popularity 0 to 100")
+        within(documents=self.documents, system_tokens=self.system_tokens)
         checked(
             document_tokens=self.document_tokens, question_tokens=self.question_tokens, output_tokens=self.output_tokens
         )

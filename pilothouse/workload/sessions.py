@@ -8,7 +8,7 @@ from pilothouse.workload.arrivals import AnyArrivals, arrival_times, how_many
 from pilothouse.workload.lengths import Pause, draw_us
 from pilothouse.workload.requests import Planned, Stage
 from pilothouse.workload.texts import Turn, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import REQUESTS_MAX, Written
 
 
 class Phase(Written, frozen=True):
@@ -29,6 +29,8 @@ class Phase(Written, frozen=True):
             raise ValueError("give rate and duration, or users and count")
         if by_clock and (self.rate <= 0 or self.seconds <= 0):
             raise ValueError("rate and duration must be above 0")
+        if max(self.rate * self.seconds, self.count) > REQUESTS_MAX:
+            raise ValueError(f"a stage must not have more than {REQUESTS_MAX}")
         if by_users and not 1 <= self.users <= self.count:
             raise ValueError("users must be at least 1 and at most count")
 

@@ -12,9 +12,10 @@ import msgspec
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId, Seconds
 from pilothouse.workload.arrivals import how_many
+from pilothouse.workload.lengths import within
 from pilothouse.workload.requests import Planned, Stage, Workload, poisson_arrivals
 from pilothouse.workload.texts import keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import REQUESTS_MAX, Written
 
 
 class Load(Written, frozen=True):
@@ -27,6 +28,8 @@ class Load(Written, frozen=True):
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.seconds <= 0:
             raise ValueError("rate and duration must be above 0")
+        if self.rate * self.seconds > REQUESTS_MAX:
+            raise ValueError(f"a stage must not have more than {REQUESTS_MAX} requests")
 
 
 # rate:seconds; the first stage warms up
@@ -55,6 +58,10 @@ class SharedPrefix(Written, frozen=True, tag="shared_prefix", tag_field="kind"):
     def __post_init__(self) -> None:
         if self.groups < 1 or self.prompts_per_group < 1 or self.block_size < 1:
             raise ValueError("groups, prompts_per_group and block_size must be at least 1")
+        within(groups=self.groups, prompts_per_group=self.prompts_per_group, output_tokens=self.output_tokens)
+        within(shared_tokens=self.shared_tokens, own_tokens=self.own_tokens)
+        if self.shared_tokens + self.own_tokens < 1:
+            raise ValueError("shared_tokens or own_tokens must be above 0")
         if self.output_tokens < 1 or not 0 < self.counted_ratio <= 1:
             raise ValueError("output_tokens must be at least 1, counted_ratio above 0 and at most 1")
 

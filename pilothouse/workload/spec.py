@@ -67,15 +67,19 @@ class Recipe(msgspec.Struct, frozen=True):
                 return agentic_trace.generate(spec, self.conversations, seed, load)
         assert_never(self.spec)
 
+    @property
+    def model(self) -> str:
+        return self.parts[0].model if isinstance(self.spec, Mix) else self.spec.model
 
-def shape(recipe: Recipe) -> tuple[str, int]:
-    """Model and block size, which tenants of one mix must have in common."""
-    match recipe.spec:
-        case Mix():
-            return shape(recipe.parts[0])
-        case Mooncake() as spec:
-            return spec.model, mooncake.BLOCK
-        case AgenticTrace() as spec:
-            return spec.model, recipe.conversations[0].block_size
-        case spec:
-            return spec.model, spec.block_size
+    @property
+    def block_size(self) -> int:
+        """Tokens of one block, by whose keys the prompts are known."""
+        match self.spec:
+            case Mix():
+                return self.parts[0].block_size
+            case Mooncake():
+                return mooncake.BLOCK
+            case AgenticTrace():
+                return self.conversations[0].block_size
+            case spec:
+                return spec.block_size

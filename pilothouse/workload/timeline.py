@@ -14,8 +14,9 @@ def timeline(outcomes: Sequence[Outcome], start_us: Micros, moments: int = 60) -
     """
     if not outcomes:
         return []
-    length_us = max(1, -(-(max(outcome.end_us for outcome in outcomes) - start_us) // moments))
-    count = 1 + max((outcome.end_us - start_us - 1) // length_us for outcome in outcomes)
+    lasts_us = max(1, max(outcome.end_us for outcome in outcomes) - start_us)
+    length_us = -(-lasts_us // moments)
+    count = -(-lasts_us // length_us)
     sent: list[list[Outcome]] = [[] for _ in range(count)]
     tokens = [0] * count
     for outcome in outcomes:

@@ -2,6 +2,10 @@
 
 import msgspec
 
+# Far beyond what anybody runs: a slip of the pen shall be a message, not a machine without memory.
+REQUESTS_MAX = 10_000_000  # of one stage
+TOKENS_MAX = 10_000_000  # of one prompt or answer
+
 
 def as_written(name: str) -> str:
     """`pause_us` in Python is `pause: 30s` in a file; `seconds` is `duration: 50s`."""

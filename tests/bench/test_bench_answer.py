@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilothouse.bench.answer import Answer
-from pilothouse.bench.bodies import Request, Said
+from pilothouse.bench.bodies import Request
 from pilothouse.core.events import FailureKind
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.live.answer_head import AnswerHead
@@ -25,7 +25,7 @@ class Heard:
     def __init__(self, keeps: bool = False, bytes_max: int = 1 << 20) -> None:
         self.ends = 0
         self.gaps = Histogram()
-        request = Request(PLANNED, b"", b"", Said(b"", 0), keeps)
+        request = Request(PLANNED, b"", b"", b"", keeps)
         self.answer = Answer(request, 100, self.gaps, self.ended, lambda: Micros(99_999), bytes_max)
 
     def ended(self, answer: Answer) -> None:
@@ -99,6 +99,7 @@ def test_a_text_that_looks_like_an_event_is_a_text() -> None:
         ([delta("a")], 200, b"text/event-stream", "the stream ended without [DONE]"),
         ([delta("a"), b'data: {"error": {"message": "out of \\"memory\\"", "code": 500}}\n\n'], 200, b"text/event-stream",
          'error in the stream: out of "memory"'),
+        ([b'data: {"error": {"message": "no"}}\n\ndata: [DONE]\n\n'], 200, b"text/event-stream", "error in the stream: no"),
         ([b"{}"], 200, b"application/json", "the answer is not a stream of events"),
         ([b'{"error":{"message":"too ', b'long"}}'], 400, b"application/json", "HTTP 400: too long"),
         ([b"<html>"], 503, b"text/html", "HTTP 503"),

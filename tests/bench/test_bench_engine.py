@@ -54,7 +54,7 @@ def test_counts_are_the_engines_and_later_turns_hit_its_cache(rig: Rig, tiny: ob
             assert all(outcome.error == "" and outcome.output_tokens == OUTPUT for outcome in result.outcomes), (
                 run.notes
             )
-            assert result.counted_chunks == 0 and result.cache_told
+            assert result.counted_chunks == result.written_anew == 0 and result.cache_told
             planned = {request.request: request for request in result.stage.requests}
             for outcome in result.outcomes:
                 turn, tokens = int(outcome.request[-1]), planned[outcome.request].prompt_tokens

@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilothouse.bench.bodies import Bodies, Said, goes_on, read_answer
+from pilothouse.bench.bodies import Bodies, read_answer
+from pilothouse.bench.conversations import Conversations, Told
 from pilothouse.bench.prompts import STEP_BLOCKS, WORDS, Fragments, IdDrawer, WordDrawer
 from pilothouse.bench.settings import Api, Prompts, Server, Settings
 from pilothouse.core.units import BlockKey, Micros, RequestId
@@ -74,12 +75,12 @@ def test_another_seed_gives_another_text() -> None:
     assert id_fragments().prompt(one) != Fragments(IdDrawer(8, 1000, 30_000), SIZE, 1 << 20).prompt(one)
 
 
-def body_of(api: Api, prompts: Prompts, said: Said | None = None, answer: bytes = b"", **server: Any) -> dict[str, Any]:
+def body_of(api: Api, prompts: Prompts, told: Told | None = None, **server: Any) -> dict[str, Any]:
     settings = Settings(url="http://x:1", api=api, prompts=prompts)
     drawer = IdDrawer(7, 1, 9) if prompts is Prompts.TOKENS else WordDrawer(7, WORDS, 1.0)
     bodies = Bodies(settings, Server(model='a "model"', **server), Fragments(drawer, SIZE, 1 << 20), b"x:1")
     one = planned(block_keys(1, 4), 64, session=255)
-    made = bodies.first(one, keeps=True) if said is None else bodies.next(one, said, answer, keeps=False)
+    made = bodies.first(one, keeps=True) if told is None else bodies.next(one, told, keeps=False)
     head = made.head.decode().split("\r\n")
     assert head[0].startswith("POST /v1/") and f"content-length: {len(made.body)}" in head
     assert "x-session-id: 00000000000000ff" in head
@@ -95,26 +96,56 @@ def test_bodies_ask_for_fixed_lengths_and_ids_only_where_the_server_takes_them()
     assert full["ignore_eos"] and full["min_tokens"] == 4 and full["return_token_ids"] and len(full["prompt"]) == 64
 
 
+def told(earlier: Planned, content: bytes = b"", text: str = "", ids: list[int] | None = None, output: int = 2) -> Told:
+    return Told(earlier, content, earlier.prompt_tokens, text, ids or [], output)
+
+
 def test_a_later_turn_says_again_what_was_said() -> None:
-    said = Said(b'{"role":"user","content":" a b"}', 20)
-    chat = body_of(Api.CHAT, Prompts.TEXT, said, b'"an \\"answer\\""', turn_tokens=4)["messages"]
-    assert [message["role"] for message in chat] == ["user", "assistant", "user"]
-    assert chat[0]["content"] == " a b" and chat[1]["content"] == 'an "answer"'
-    assert len(chat[2]["content"].split()) == 64 - 20 - 4
-    tokens = body_of(Api.COMPLETIONS, Prompts.TOKENS, Said(b"1,2,3", 20), b"77,78")["prompt"]
-    assert tokens[:5] == [1, 2, 3, 77, 78] and len(tokens) == 5 + 64 - 20
-    text = body_of(Api.COMPLETIONS, Prompts.TEXT, Said(b" a b", 20), b'" so\\n"')["prompt"]
-    assert text.startswith(" a b so\n ")
+    first = planned(block_keys(1, 1), 20, "a")
+    chat = told(first, b'{"role":"user","content":" a b"}', 'an "answer"')
+    messages = body_of(Api.CHAT, Prompts.TEXT, chat, turn_tokens=4)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[0]["content"] == " a b" and messages[1]["content"] == 'an "answer"'
+    assert len(messages[2]["content"].split()) == 64 - 20 - 4 - 2
+    tokens = body_of(Api.COMPLETIONS, Prompts.TOKENS, told(first, b"1,2,3", ids=[77, 78]))["prompt"]
+    assert tokens[:5] == [1, 2, 3, 77, 78] and len(tokens) == 5 + 64 - 20 - 2
+    text = body_of(Api.COMPLETIONS, Prompts.TEXT, told(first, b" a b", "so\n"))["prompt"]
+    assert text.startswith(" a bso\n ")
 
 
-def test_only_the_next_turn_of_the_same_session_goes_on() -> None:
-    first = planned(block_keys(1, 2), 40, "a", session=9)
-    later = planned(block_keys(1, 4), 64, "b", session=9, after=RequestId("a"))
-    assert goes_on(first, later)
-    assert not goes_on(first, planned(block_keys(1, 4), 64, "b", session=8, after=RequestId("a")))
-    assert not goes_on(first, planned(block_keys(2, 4), 64, "b", session=9, after=RequestId("a")))
-    assert not goes_on(first, planned(block_keys(1, 4), 44, "b", session=9, after=RequestId("a")))
-    assert not goes_on(first, planned(block_keys(1, 4), 64, "b", session=9, after=RequestId("c")))
+@given(st.integers(1, 40), st.integers(0, 60))
+def test_of_an_answer_goes_back_what_the_plan_keeps(room: int, output: int) -> None:
+    first = planned(block_keys(1, 1), 64 - room, "a")
+    ids = list(range(7000, 7000 + output))
+    prompt = body_of(Api.COMPLETIONS, Prompts.TOKENS, told(first, b"5", ids=ids, output=output))["prompt"]
+    kept = min(output, room - 1)
+    assert prompt[: 1 + kept] == [5, *ids[:kept]] and len(prompt) == 1 + room
+
+
+def test_turns_go_on_from_the_longest_beginning_whoever_said_it() -> None:
+    """Two turns; a branch from the first of them; the conversation cut back to its first turn; somebody else."""
+    chain, cut = block_keys(1, 9), block_keys(2, 9)
+    after = RequestId("a")
+    first, second = planned(chain[:2], 40, "a"), planned(chain[:5], 90, "b", after=after)
+    branch, back = (
+        planned(chain[:2] + cut[:4], 99, "c", after=after),
+        planned(chain[:2] + cut[5:], 80, "d", after=after),
+    )
+    other = planned(block_keys(3, 4), 64, "e", after=after)
+    talks = Conversations([first, second, branch, back, other], 1000)
+    assert talks.wants(first.request) and not talks.wants(second.request)
+    talks.tell(said := told(first, b"x" * 900))
+    talks.tell(told(second, b"y" * 900))
+    assert [talks.before(later) for later in (second, branch, back, other)] == [said, said, said, None]
+    assert talks.written_anew == 0 and not talks.wants(first.request)
+
+
+def test_what_does_not_fit_or_is_not_there_is_written_anew() -> None:
+    first = planned(block_keys(1, 2), 40, "a")
+    later = [planned(block_keys(1, 3 + i), 60, f"l{i}", after=RequestId("a")) for i in (0, 0)]
+    talks = Conversations([first, *later], 100)
+    talks.tell(told(first, b"x" * 101))
+    assert talks.before(later[0]) is None and talks.written_anew == 1
 
 
 def test_an_answer_is_read_back_from_its_stream() -> None:

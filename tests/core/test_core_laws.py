@@ -271,6 +271,7 @@ class Fleet(RuleBasedStateMachine):
             assert endpoint.in_flight == len(held)
             assert endpoint.prefill_tokens == sum(r.uncached_tokens for r in held if r.prefilling)
             assert endpoint.context_tokens == sum(r.arrived.prompt_tokens for r in held)
+            assert sum(r.uncached_tokens for r in held) <= endpoint.distinct_tokens <= endpoint.context_tokens
             assert endpoint.decoding == sum(not r.prefilling for r in held)
             assert -1 <= endpoint.cold_turn < dispatcher.decisions
             assert min(endpoint.others, endpoint.prefill_rate, endpoint.failures, endpoint.probe_failures) >= 0
@@ -292,7 +293,8 @@ class Fleet(RuleBasedStateMachine):
         self.settle()
         assert set(self.outcomes) == set(self.arrived) and set(self.outcomes.values()) <= {1}
         for e in self.world.dispatcher.fleet.endpoints.values():
-            assert e.in_flight == e.prefill_tokens == e.decoding == e.context_tokens == 0
+            assert e.in_flight == e.prefill_tokens == e.decoding == e.context_tokens == e.distinct_tokens == 0
+        assert not self.world.dispatcher.fleet._shared
         assert not self.world.dispatcher.requests and not self.world.dispatcher.waiting.line
         again = self.fresh()
         assert all(again.handle(event) == commands for event, commands in self.world.history)
@@ -351,10 +353,11 @@ def test_every_event_and_command_survives_the_journal() -> None:
 
 def test_a_snapshot_of_a_snapshot_is_the_same() -> None:
     world = worlds.given("a cached=p:3 busy=2x100 | b streaming=1 | c ejected")
+    world.when(worlds.arrived("r", prompt="p:9"), worlds.arrived("s", prompt="p:9"), worlds.tick())
     made = world.dispatcher.snapshot()
     restored = Dispatcher(world.dispatcher.settings, world.dispatcher.profile)
     restored.restore(made)
-    assert restored.snapshot() == made
+    assert restored.snapshot() == made and restored.fleet._shared == world.dispatcher.fleet._shared != {}
 
 
 def test_unused_names_are_not_kept() -> None:

@@ -91,6 +91,17 @@ def test_an_unseen_first_token_counts_as_decoding_when_it_should_be_there() -> N
     world.after(ms=1).when(probed("a", True)).contexts(a=(500, 1)).when(finished("r")).contexts(a=(0, 0))
 
 
+def test_a_beginning_that_several_share_is_one_context() -> None:
+    world = given("a cached=p:10")
+    for request in "rst":
+        world.when(arrived(request, prompt="p:10", tokens=200))  # 160 of 200 are there
+    assert (world.endpoint("a").context_tokens, world.endpoint("a").distinct_tokens) == (600, 280)
+    world.when(finished("r"))
+    assert (world.endpoint("a").context_tokens, world.endpoint("a").distinct_tokens) == (400, 240)
+    world.when(cancelled("s"), failed("t", sent=True))
+    assert world.endpoint("a").distinct_tokens == 0 and not world.dispatcher.fleet._shared
+
+
 def test_another_attempt_moves_the_context() -> None:
     world = given("a | b").when(arrived("r", 500), failed("r", FailureKind.ERROR))
     world.contexts(a=(0, 0), b=(500, 0)).when(first_token("r")).contexts(b=(500, 1))

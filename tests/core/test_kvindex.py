@@ -286,10 +286,62 @@ def test_lru_is_the_naive_lru(touches: list[list[int]], capacity: int) -> None:
 
 @given(st.lists(st.integers(0, 2**70 - 1), max_size=12), st.integers(0, 2**70 - 1))
 def test_prefix_lengths_of_masks(masks: list[int], live: int) -> None:
-    lengths = prefix_lengths([chunk for chunk in (masks[:3], masks[3:]) if chunk], live, 70)
+    lengths = prefix_lengths(((mask, 1) for mask in masks), live, 70)
     for slot in range(70):
         run = next((n for n, mask in enumerate(masks) if not mask >> slot & 1), len(masks))
         assert lengths[slot] == (run if live >> slot & 1 else 0)
+
+
+PIECES = st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 60), st.integers(1, 70), st.booleans())
+STEPS = st.tuples(
+    st.sampled_from(["store", "store", "store", "remove", "kill", "sweep", "sweep"]), PIECES, st.integers(0, 3)
+)
+
+
+def piece_of(family: int, fork: int, start: int, end: int, backwards: bool) -> list[BlockKey]:
+    """Part of a chain of 70 blocks, the first 30 of which its family shares; the last ones come twice."""
+    chain = [
+        *range(family * 1000, family * 1000 + 30),
+        *range(family * 1000 + fork * 100 + 30, family * 1000 + fork * 100 + 70),
+    ]
+    return keys(*(chain + chain[-3:])[start:end][:: -1 if backwards else 1])
+
+
+@given(st.lists(STEPS, max_size=40), st.integers(30, 400))
+@settings(max_examples=200, deadline=None)
+def test_runs_say_what_single_blocks_would(
+    script: list[tuple[str, tuple[int, int, int, int, bool], int]], most: int
+) -> None:
+    """Pieces of forking chains, forwards and backwards, while dead slots are swept out a few shards at a time."""
+    holders, naive = Holders(1000), dict[int, int]()
+    dead = hand = 0
+    for what, where, slot in script:
+        piece, bit = piece_of(*where), 1 << slot
+        if what == "store" and not bit & dead:
+            room = 10**6 if dead else most - len(naive)
+            new = {block: None for block in piece if not naive.get(block, 0) & bit}
+            refused = [block for block in new if block not in naive][room:]
+            assert holders.store(piece, bit, room) == len(new) - len(refused)
+            naive |= {block: naive.get(block, 0) | bit for block in new if block not in refused}
+        elif what == "remove" and not bit & dead:
+            gone = [block for block in dict.fromkeys(piece) if naive.get(block, 0) & bit]
+            assert holders.remove(piece, bit) == len(gone)
+            naive |= {block: naive[block] ^ bit for block in gone}
+        elif what == "kill" and not hand:
+            dead |= bit
+            naive = {block: mask & ~bit for block, mask in naive.items()}
+        elif what == "sweep" and dead:
+            for _ in range(8 * slot + 1):
+                holders.sweep(hand, dead)
+                hand = (hand + 1) % holders.shards
+                dead *= hand > 0
+        naive = {block: mask for block, mask in naive.items() if mask}
+        asked = piece_of(*where[:2], 0, 73, False)
+        assert [mask & ~dead for mask in holders.masks(asked)] == [naive.get(block, 0) for block in asked]
+        assert bit & dead or holders.lacking(piece, bit) == [b for b in piece if not naive.get(b, 0) & bit]
+        entries = dict(holders.items())
+        assert {block: mask & ~dead for block, mask in entries.items() if mask & ~dead} == naive
+        assert holders.size == len(entries) and (dead or len(entries) == len(naive))
 
 
 @given(st.sets(st.integers(0, 600)))

@@ -19,14 +19,19 @@ def shown(pattern: str) -> list[Path]:
 
 
 def configurations() -> list[tuple[str, str]]:
-    """Where it stands, and its text. A file or block without `pools` is something else, or a part of one."""
+    """Where it stands, and its text. A file or block without `pools` is something else, or a part of one; one with a
+    workload is a scenario."""
     found = [(str(path.relative_to(ROOT)), path.read_text()) for path in [*shown("*.yaml"), *shown("*.yml")]]
     for document in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *shown("*.md")]:
         text = document.read_text()
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 1
             found.append((f"{document.relative_to(ROOT)}:{line}", textwrap.dedent(block[2])))
-    return [(where, text) for where, text in found if re.search(r"^pools:", text, re.MULTILINE)]
+    return [
+        (where, text)
+        for where, text in found
+        if re.search(r"^pools:", text, re.MULTILINE) and not re.search(r"^workload:", text, re.MULTILINE)
+    ]
 
 
 @pytest.mark.parametrize(("where", "text"), configurations(), ids=lambda value: value if len(value) < 80 else "")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.policy import Filter, Known, Picker, Policy, Scorer, filters, pickers, scorers
+from pilothouse.core.speed import Speed
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.policies.filters import InFlightLimit, KvHeadroom
 from pilothouse.policies.pickers import Best, PowerOfTwo, Random, RoundRobin, WeightedRandom
@@ -54,7 +55,7 @@ def setting(*fleet: At, turn: int = 0, seed: int = 0, request: str = "r") -> Set
             frozenset("m"),
             prefill_tokens=at.prefill,
             in_flight=at.in_flight,
-            context_tokens=at.context,
+            distinct_tokens=at.context,
             cold_turn=at.cold_turn,
         )
         fresh = at.queue is not None or at.kv is not None
@@ -63,7 +64,9 @@ def setting(*fleet: At, turn: int = 0, seed: int = 0, request: str = "r") -> Set
     cached, others = [at.cached for at in fleet], [at.others for at in fleet]
     session = next((EndpointId(e.id) for e, at in zip(endpoints, fleet, strict=True) if at.session), None)
     uncached = [TOKENS - c for c in cached]
-    known = Known(Micros(0), endpoints, cached, uncached, reports, others, session, turn, seed)
+    known = Known(
+        Micros(0), endpoints, cached, uncached, reports, others, [Speed()] * len(fleet), 256.0, 0, session, turn, seed
+    )
     return Setting(known, arrived(request, TOKENS))
 
 

@@ -49,8 +49,8 @@ TABLE: list[tuple[Scorer, list[At], list[float]]] = [
     (AIBRIX, [At(in_flight=2), At(in_flight=1)], [0.0, 1.0]),
     (ProductionStackPrefix(), [At(cached=32, in_flight=400), At(cached=16)], [1.0, 0.0]),
     (ProductionStackPrefix(), [At(in_flight=400), At()], [1.0, 1.0]),
-    # prefill 100 + decode 100 = 200; 20 + 100 + 800 / 16 = 170
-    (DynamoCost(), [At(), At(cached=1280, context=800)], [171 / 201, 1.0]),
+    # prefill 100 + decode 100 = 200; 20 + 20 + 800 / 16 = 90
+    (DynamoCost(), [At(), At(cached=1280, context=800)], [91 / 201, 1.0]),
     # 2 x 100 + 100 + 3 x 2 = 306; 2 x (100 + 50) + 100 = 400
     (DynamoCost(2.0, 3.0), [At(in_flight=2), At(prefill=800)], [1.0, 307 / 401]),
     (LMetric(), [At(in_flight=1), At(cached=800, in_flight=4)], [1.0, 3201 / 4001]),
@@ -211,8 +211,8 @@ def test_it_is_known_of_every_rival_how_it_knows_caches() -> None:
         ("aibrix_prefix_cache", "a cached=p:40 streaming=9 | b", "b"),
         ("aibrix_prefix_cache_docs", "a cached=p:40 streaming=9 | b", "a"),
         ("production_stack_prefix", "a cached=p:1 streaming=99 | b", "a"),
-        ("dynamo", "a cached=p:40 busy=1x200 | b", "a"),  # 201 pending and 201 decoding against 640 cached
-        ("dynamo", "a cached=p:40 busy=2x200 | b", "b"),
+        ("dynamo", "a cached=p:40 busy=3x200 | b", "a"),  # 600 pending and decoding each, against 640 cached each
+        ("dynamo", "a cached=p:40 busy=3x220 | b", "b"),
         ("lmetric", "a cached=p:40 streaming=9 | b", "a"),
         ("least_prefill", "a cached=p:40 busy=1x600 | b", "a"),
         ("least_prefill", "a cached=p:40 busy=1x700 | b", "b"),

@@ -10,8 +10,7 @@ class DynamoCost(Scorer, frozen=True):
     """NVIDIA Dynamo's KV router: prefill_load_scale x prefill blocks (pending and new, less what is cached) + decode
     blocks + request_weight x requests; the lowest is chosen (temperature 0).
 
-    Decode blocks: those of the prompts in flight, and this one's. The original counts a block that several sequences
-    share once; the ledger adds up prompts, which overstates a load of shared beginnings.
+    Decode blocks: those of the prompts in flight, shared ones once, and this one's uncached ones.
     Signals: KV index, in-flight ledger.
     source   ai-dynamo/dynamo lib/kv-router/src/scheduling/selector/default.rs and its router documentation
     """
@@ -25,7 +24,7 @@ class DynamoCost(Scorer, frozen=True):
         return by_cost(
             [
                 scale * (endpoint.prefill_tokens + uncached) / size
-                + (endpoint.context_tokens + arrived.prompt_tokens) / size
+                + (endpoint.distinct_tokens + uncached) / size
                 + self.request_weight * endpoint.in_flight
                 for endpoint, uncached in zip(known.endpoints, known.uncached_tokens, strict=True)
             ]

@@ -17,6 +17,7 @@ import msgspec
 
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, BlockKey, Micros
+from pilothouse.workload.lengths import within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.texts import held, keys, text
 from pilothouse.workload.traces.replay import Recorded, Replay, replay, window
@@ -46,10 +47,9 @@ class Azure(Replay, frozen=True, tag="azure", tag_field="kind"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_size < 1 or self.system_prompts < 1 or self.system_tokens < 0 or not 0 <= self.continued <= 1:
-            raise ValueError(
-                "block_size and system_prompts must be at least 1, system_tokens not below 0, continued 0 to 1"
-            )
+        if self.block_size < 1 or self.system_prompts < 1 or not 0 <= self.continued <= 1:
+            raise ValueError("block_size and system_prompts must be at least 1, continued 0 to 1")
+        within(system_prompts=self.system_prompts, system_tokens=self.system_tokens)
         if self.user_max < 1 or self.pause_us > self.idle_us:
             raise ValueError("user_max must be at least 1, pause at most idle")
 
@@ -65,12 +65,13 @@ def parse(data: bytes) -> list[Recorded]:
 
 
 def _time_us(said: str) -> int:
-    """Of `2023-11-16 18:15:46.6805900`: microseconds since some midnight; months count as long ones."""
+    """Of `2023-11-16 18:15:46.6805900`: microseconds since some midnight."""
     date, _, clock = said.partition(" ")
     year, month, day = map(int, date.split("-"))
     hours, minutes, seconds = clock.split(":")
     whole, _, rest = seconds.partition(".")
-    days = (year * 12 + month) * 31 + day
+    years, months = (year, month - 3) if month > 2 else (year - 1, month + 9)  # from March on: leap days come last
+    days = years * 365 + years // 4 - years // 100 + years // 400 + (153 * months + 2) // 5 + day
     return (((days * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(whole)) * SECOND + int(f"{rest:0<6}"[:6])
 
 

@@ -4,7 +4,8 @@ An id stands for its block and all before it (every id has one predecessor in bo
 already; here it is only spread over 64 bits, apart for each file. The last id of a row may stand for a block that is not
 full: no engine would cache that, so it is left out. Times come in batches of 3 s in the conversation trace.
 
-A row continues an earlier one if it begins with all of that one's full blocks, more than the first, which all share.
+A row belongs to the conversation of the row with which it shares most, if that is more than the first block, which all
+share (38.7 % of the conversation trace). If it has all of that row's full blocks, the answer to that row comes next.
 source   kvcache-ai/Mooncake, FAST25-release/traces (Apache-2.0)
 """
 
@@ -38,19 +39,20 @@ def parse(data: bytes) -> list[Recorded]:
     rows = msgspec.json.Decoder(_Row).decode_lines(data)
     salt = text(blake2b(data, digest_size=8).hexdigest())
     names = {id_: BlockKey(mixed(salt + id_ & WORD)) for row in rows for id_ in row.hash_ids}
-    ends: dict[int, int] = {}  # last full block -> the latest row that ends with it
-    sessions, answers = [0] * len(rows), [list[BlockKey]() for _ in rows]
     blocks = [[names[id_] for id_ in row.hash_ids[: row.input_length // BLOCK]] for row in rows]
+    sessions, answers = [mixed(salt + i & WORD) | 1 for i in range(len(rows))], [list[BlockKey]() for _ in rows]
+    holders: dict[BlockKey, int] = {}  # block -> the latest row that has it
+    ends: dict[BlockKey, int] = {}  # block -> the latest row of which it is the last full one
     for i, keys in enumerate(blocks):
-        sessions[i] = mixed(salt + i & WORD) | 1
-        for count in range(len(keys), 1, -1):
-            before = ends.get(keys[count - 1])
-            if before is not None:
-                sessions[i] = sessions[before]
+        shared = next((n for n in range(len(keys), 1, -1) if keys[n - 1] in holders), 0)
+        if shared:
+            sessions[i] = sessions[holders[keys[shared - 1]]]
+            before = ends.get(keys[shared - 1])
+            if before is not None and not answers[before]:
                 end = held(rows[before].input_length, rows[before].output_length, BLOCK)
-                answers[before] = answers[before] or keys[count:end]
-                break
-        if len(keys) > 1:
+                answers[before] = keys[shared:end]
+        holders.update(dict.fromkeys(keys, i))
+        if keys:
             ends[keys[-1]] = i
     return [
         Recorded(

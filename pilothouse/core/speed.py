@@ -1,0 +1,109 @@
+"""How fast engines are, learned from the answers they give: no model, GPU or engine needs a constant of its own.
+
+A step of an engine takes about
+
+    a + b x requests in it + c x their context + p x prompt tokens computed + q x (tokens computed x context before them)
+
+so every answer is a measurement of that sum: its decode took (output - 1) steps among the requests, context and prefills
+that the ledger saw meanwhile, its first token took the prefill queued before it. Per pool the five coefficients are a
+non-negative least-squares fit of the relative error, old answers fading out, drawn towards the ratios of a typical
+engine where the answers do not tell them apart. Per endpoint one factor, `pace`, says how much slower than its pool it is.
+"""
+
+from dataclasses import dataclass, field
+
+from pilothouse.core.units import Micros
+
+# Ratios of a 32-billion-parameter model on two H100 (published step times, see perf/coefficients.py): only the ratios
+# count, the scale is learned from the first answer on.
+TYPICAL = (14_000.0, 65.0, 0.048, 45.0, 9e-4)  # µs a step, a request, a context token, a prompt token, a token squared
+FADE = 0.99  # weight of what was known, at each answer: a memory of about a hundred answers
+DRAWN = 0.05  # pull towards the typical ratios, in answers, against a hundred remembered
+SWEEPS = 12  # of coordinate descent at each fit; it starts from the last fit
+FIT_EVERY = 8  # answers
+PACE_WEIGHT = 0.05  # of a new answer in an endpoint's pace
+SURPRISE_MAX = 3.0  # an answer this many times slower or faster than expected counts as if it were this many times
+OUTPUT_TYPICAL = 256.0  # tokens of an answer, before any was seen
+OUTPUT_WEIGHT = 0.02  # of a new answer in the mean length
+
+
+@dataclass(slots=True)
+class Speed:
+    """The coefficients of one pool [microseconds], and what they were fitted on."""
+
+    theta: list[float] = field(default_factory=lambda: list(TYPICAL))
+    gram: list[list[float]] = field(default_factory=lambda: [[0.0] * 5 for _ in range(5)])
+    moment: list[float] = field(default_factory=lambda: [0.0] * 5)
+    answers: int = 0
+
+    def expected_us(self, features: tuple[float, ...]) -> float:
+        a, b, c, p, q = self.theta
+        steps, requests, context, tokens, squares = features
+        return a * steps + b * requests + c * context + p * tokens + q * squares
+
+    def learn(self, features: tuple[float, ...], took_us: float) -> float:
+        """One answer; returns how many times slower than expected it was, within bounds."""
+        expected_us = self.expected_us(features)
+        ratio = took_us / expected_us
+        if self.answers:
+            ratio = min(SURPRISE_MAX, max(1 / SURPRISE_MAX, ratio))
+            took_us = ratio * expected_us
+        weight = 1.0 / (took_us * took_us)
+        for i, x in enumerate(features):
+            row, scaled = self.gram[i], x * weight
+            for j, y in enumerate(features):
+                row[j] = row[j] * FADE + scaled * y
+            self.moment[i] = self.moment[i] * FADE + scaled * took_us
+        self.answers += 1
+        if self.answers < FIT_EVERY or self.answers % FIT_EVERY == 0:
+            self._fit()
+        return ratio
+
+    def _fit(self) -> None:
+        """Minimises the relative error, plus the pull towards the typical ratios at the scale that fits best."""
+        gram, moment, theta = self.gram, self.moment, self.theta
+        squared = sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in range(5) for j in range(5))
+        scale = sum(t * m for t, m in zip(TYPICAL, moment, strict=True)) / squared if squared > 0 else 1.0
+        count = (1 - FADE ** min(self.answers, 1000)) / (1 - FADE)
+        for _ in range(SWEEPS):
+            for i in range(5):
+                typical = scale * TYPICAL[i]
+                pull = DRAWN * count / (typical * typical)
+                others = sum(gram[i][j] * theta[j] for j in range(5) if j != i)
+                theta[i] = max(0.0, (moment[i] - others + pull * typical) / (gram[i][i] + pull))
+
+
+@dataclass(slots=True)
+class Meter:
+    """What an endpoint did up to `at_us`, added up, so that two readings tell the mean of what lay between them."""
+
+    at_us: Micros = Micros(0)
+    decoding_us: int = 0  # requests decoding x time
+    context_us: int = 0  # distinct context tokens x time
+    tokens: int = 0  # prefilled
+    squares: int = 0  # prefilled: tokens x context before them
+
+
+@dataclass(slots=True)
+class Reading:
+    """A meter when a request's decode began."""
+
+    at_us: Micros
+    decoding_us: int
+    context_us: int
+    tokens: int
+    squares: int
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Mean tokens of an answer, per model."""
+
+    mean: dict[str, float] = field(default_factory=dict)
+
+    def expected(self, model: str) -> float:
+        return self.mean.get(model, OUTPUT_TYPICAL)
+
+    def learn(self, model: str, tokens: int) -> None:
+        known = self.mean.get(model)
+        self.mean[model] = float(tokens) if known is None else known + OUTPUT_WEIGHT * (tokens - known)

@@ -1,0 +1,34 @@
+"""Our gateway in front of emulated engines: it takes them for exact, and sends a repeated prompt to who holds it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from emulating import CHAT, Api, chat, emulated
+
+from rig.engines import wait_until
+from rig.gateways import Gateway, fleet
+
+WAIT_S = 20.0
+
+
+@pytest.mark.parametrize("hashing", ["sha256_cbor", "sha256"])
+def test_the_gateway_follows_them_exactly_and_routes_to_the_holder(tmp_path: Path, cache: Path, hashing: str) -> None:
+    with (
+        emulated(cache, 2, hashing=hashing, loras=("ad1",)) as (a, b),
+        Gateway.start(tmp_path, fleet(a.url, b.url)) as gateway,
+    ):
+        assert wait_until(gateway.is_steering, WAIT_S)
+        assert wait_until(lambda: all(e["kv"] == "exact" for e in gateway.status()["endpoints"]), WAIT_S)
+        assert [(line["mode"], line["note"]) for line in gateway.status()["models"]] == [("exact", "")] * 2
+        door = Api(gateway.url)
+        for model in ("tiny", "ad1"):
+            body = json.dumps(chat(f"A long story for {model}. " * 40, model=model)).encode()
+            prompt = json.loads(door.ask("POST", CHAT, body)[1])["usage"]["prompt_tokens"]
+            for _ in range(4):
+                status, raw, headers = door.ask("POST", CHAT, body)
+                cached = json.loads(raw)["usage"]["prompt_tokens_details"]["cached_tokens"]
+                assert status == 200 and cached == (prompt - 1) // 16 * 16
+                assert int(headers["x-pilothouse-cached-tokens"]) == cached and headers["x-emulated"] == "pilothouse"
+        assert gateway.stop() == 0
+    assert gateway.verified().differences == 0

@@ -3,9 +3,10 @@
     python -m benchmarks.calibrated [--quick] [--json] [--rounds N] [--requests N]
 
 Both replicas are calibrated at the same time, since they also serve at the same time and share this machine's cores with
-the gateway and the client: each is as slow as its neighbour makes it, and nothing else stands for that in the model. Then
-one closed loop with more shared prefixes than one replica's cache holds is sent under two policies, and simulated from
-the calibrated coefficients. Engines are fresh for each policy and round; policies take turns.
+the gateway and the client: each is as slow as its neighbour makes it, and nothing else stands for that in the model.
+Calibrations lie before, between and after the measured rounds, for the machine is not equally busy all the time. A closed
+loop with more shared prefixes than one replica's cache holds is sent under two policies, and simulated from the fit of
+all readings. Engines are fresh for each policy and round; policies take turns.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from rig.model import LARGER, tiny_model
 POLICIES = ("cache_and_load", "random")
 BLOCKS, BLOCK, BATCHED, SEQUENCES = 420, 32, 1024, 16  # of each replica
 USERS, PREFIXES, PREFIX_TOKENS, OUTPUT_TOKENS = 4, 12, 1280, 16  # eight or nine prefixes fit in one cache
+TOKEN_IDS = (300, 4000)  # of the rig's small models
 FIGURES = ("ttft mean s", "ttft p50 s", "itl mean s", "requests/s", "hits")
 
 
@@ -56,10 +58,14 @@ def measure(rig: Rig, engines: list[Engine], policy: str, made: Recipe, seed: in
     config = fleet(*(engine.url for engine in engines), policy=policy)
     with tempfile.TemporaryDirectory() as folder, Gateway.start(Path(folder), config) as gateway:
         assert wait_until(gateway.is_steering, 30), gateway.said()
-        settings = Settings(url=gateway.url, api=Api.COMPLETIONS, prompts=Prompts.TOKENS)
+        settings = Settings(url=gateway.url, api=Api.COMPLETIONS, prompts=Prompts.TOKENS, vocabulary=TOKEN_IDS)
         origin = Origin("calibrated", 1.0, seed)
-        uvloop.run(Bench(recipe(USERS).make(1000 + seed), settings, origin, lambda load, stages: None).run())  # warms up
-        return uvloop.run(Bench(made.make(seed), settings, origin, lambda load, stages: None).run())
+        uvloop.run(
+            Bench(recipe(USERS).make(1000 + seed), settings, origin, lambda load, stages: None).run()
+        )  # warms up
+        run = uvloop.run(Bench(made.make(seed), settings, origin, lambda load, stages: None).run())
+    assert not run.stages[0].summary.refused, f"{run.stages[0].summary.refused} requests failed: {run.stages[0].notes}"
+    return run
 
 
 def fresh(rig: Rig, engines: list[Engine]) -> None:
@@ -71,8 +77,8 @@ def fresh(rig: Rig, engines: list[Engine]) -> None:
         engine.wait_ready()
 
 
-def calibrated(engines: list[Engine], seconds: float) -> StepTime:
-    """One set of coefficients for both, from readings taken while both are busy."""
+def readings(engines: list[Engine], seconds: float) -> list[Measured]:
+    """One calibration of each replica, taken while both are busy."""
 
     async def both() -> list[Measured]:
         asked = [
@@ -81,9 +87,8 @@ def calibrated(engines: list[Engine], seconds: float) -> StepTime:
         ]
         return await asyncio.gather(*(calibrate(one, lambda what, share: None) for one in asked))
 
-    measured = asyncio.run(both())
-    readings = [reading for one in measured for reading in one.readings]
-    return fit_readings(readings, BATCHED, f"both replicas at once, {len(readings)} trials, {measured[0].version}")
+    say(f"  calibrating both at once for {seconds:.0f} s ...")
+    return asyncio.run(both())
 
 
 def simulated(file: Path, found: StepTime, policy: str, made: Recipe, seed: int) -> Run:
@@ -113,7 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=96)
     args = parser.parse_args()
-    rounds, requests, seconds = (1, 36, 25.0) if args.quick else (args.rounds, args.requests, 90.0)
+    rounds, requests, seconds = (1, 36, 15.0) if args.quick else (args.rounds, args.requests, 30.0)
     made = recipe(requests)
     real: dict[str, list[Run]] = {policy: [] for policy in POLICIES}
     model: dict[str, list[Run]] = {policy: [] for policy in POLICIES}
@@ -124,16 +129,21 @@ def main() -> None:
         engines = [rig.start(tiny_model(shape=LARGER), args=arguments) for _ in range(2)]
         for engine in engines:
             engine.wait_ready()
-        say(f"calibrating both at once for {seconds:.0f} s ...")
-        found = calibrated(engines, seconds)
-        file = Path(folder) / "step-time.json"
-        file.write_bytes(msgspec.json.encode(found))
-        say(f"  {msgspec.json.encode(found).decode()}")
+        measured = readings(engines, seconds)
         for i in range(rounds):
             for policy in POLICIES if i % 2 == 0 else POLICIES[::-1]:
                 real[policy].append(measure(rig, engines, policy, made, seed=i + 1))
-                model[policy].append(simulated(file, found, policy, made, seed=i + 1))
                 say(f"  round {i + 1}, {policy}: {real[policy][-1].stages[0].summary.achieved_rate:.2f} requests/s")
+            fresh(rig, engines)
+            measured += readings(engines, seconds)
+        taken = [reading for one in measured for reading in one.readings]
+        source = f"both replicas at once, {len(taken)} trials, {measured[0].version}"
+        found, file = fit_readings(taken, BATCHED, source), Path(folder) / "step-time.json"
+        file.write_bytes(msgspec.json.encode(found))
+        say(f"  {msgspec.json.encode(found).decode()}")
+        for i in range(rounds):
+            for policy in POLICIES:
+                model[policy].append(simulated(file, found, policy, made, seed=i + 1))
     report(real, model, found, args.json)
 
 

@@ -31,6 +31,11 @@ def test_sequences_that_did_not_meet_are_no_reading() -> None:
     assert together(PAIR, [Timed(0, first), Timed(0, second)]) is None
 
 
+def test_tokens_that_come_in_one_piece_are_no_reading() -> None:
+    merged = Timed(0, [1_000] + [90_000] * 38 + [90_001])
+    assert together(PAIR, [merged, merged]) is None
+
+
 def test_the_middle_of_repeats_counts() -> None:
     repeats = [Reading(PAIR, us, 200, 200) for us in (10.0, 900.0, 12.0)]
     assert (middle(PAIR, repeats).us, middle(PAIR, repeats).repeats) == (12.0, 3)

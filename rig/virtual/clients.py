@@ -16,6 +16,7 @@ from rig.virtual.fleet import DOOR, Fleet, Model
 
 SERVED = "tiny"
 PREFIX_IDS = range(300, 900)  # plain tokens of any vocabulary
+BEGIN_US = 1_000  # the first load report of a simulated run is there by then
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def asks(kind: Model, count: int, seed: int, *, seconds: float, long: int = 2000
     groups = [tuple(luck.choices(PREFIX_IDS, k=luck.randint(16, long))) for _ in range(6)]
     for i in range(count):
         name, output = f"r{i}", luck.choice([1, 2, 8, 25, 60])
-        own = tuple(luck.choices(PREFIX_IDS, k=luck.randint(1, 300)))
+        own = tuple(luck.choices(PREFIX_IDS, k=luck.randint(1, 900)))
         before = luck.choice(made) if made and luck.random() < turns else None
         if before is not None and len(said[before.name]) < 2 * long:
             ids, after, at_us = said[before.name] + own, before.name, luck.randint(1, 500_000)
             session = before.session
         else:
-            ids, after, at_us = luck.choice(groups) + own, None, luck.randint(1, int(seconds * 1e6))
+            ids, after, at_us = luck.choice(groups) + own, None, luck.randint(BEGIN_US, int(seconds * 1e6))
             session = f"s{i}" if luck.random() < 0.7 else ""
         made.append(Ask(name, at_us, ids, output, session, after))
         said[name] = ids + tuple(_answer(kind, ids, output))

@@ -92,10 +92,7 @@ async def fleet(loop: VirtualLoop, hub: Hub, config: Config, kind: Model, networ
     """All of it, while the block runs. As many engines as the configuration's first pool names, and its workers."""
     loop.network.delay_us[ENGINES] = network_us
     clock, count = Clock(), len(config.pools[0].endpoints)
-    engines = [
-        Emulator(kind.settings, kind.prompts, kind.words, i, ENGINES, FIRST_PORT + i, 0)
-        for i in range(count)
-    ]
+    engines = [Emulator(kind.settings, kind.prompts, kind.words, i, ENGINES, FIRST_PORT + i, 0) for i in range(count)]
     picker = Picker(config, clock, None)
     told: list[tuple[AnyEvent, list[AnyCommand]]] = []
     picker.driver.watchers.append(lambda event, commands, took_us: told.append((event, commands)))

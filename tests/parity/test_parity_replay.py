@@ -81,7 +81,7 @@ def test_a_rough_day_is_rough(recorded: tuple[Path, Config, Day]) -> None:
     failures = {event.kind for event in events if isinstance(event, Failed)}
     commands = [command for _, several in day.pairs for command in several]
     assert {"Cancelled", "Failed", "BlocksCleared", "BlocksRemoved", "LoadReported", "Tick"} <= kinds.keys()
-    assert {FailureKind.BUSY, FailureKind.CONNECT, FailureKind.BROKEN, FailureKind.TIMEOUT} <= failures
+    assert {FailureKind.CONNECT, FailureKind.BROKEN, FailureKind.TIMEOUT} <= failures
     assert any(isinstance(command, Route) and command.attempt > 1 for command in commands)
     assert any(isinstance(command, Route) and "waited" in command.why.note for command in commands)
     assert any(isinstance(command, Abort) for command in commands)

@@ -175,6 +175,7 @@ class Dispatcher:
     def _cancelled(self, event: events.Cancelled) -> list[AnyCommand]:
         request = self.requests.pop(event.request)
         self.waiting.remove(event.request)
+        self.fleet.let_go(request)
         self.index.ended(event.request, event.at_us, computed=not request.prefilling)
         self.fleet.release(request, event.at_us)
         return self._drain()
@@ -237,6 +238,7 @@ class Dispatcher:
 
     def _reject(self, request: Request, reason: RejectReason) -> list[AnyCommand]:
         del self.requests[request.arrived.request]
+        self.fleet.let_go(request)
         return [Reject(request.arrived.request, RejectReason.BUSY if request.busy else reason, SECOND)]
 
     def _drain(self) -> list[AnyCommand]:
@@ -273,15 +275,15 @@ class Dispatcher:
     def _route(self, request: Request) -> Route | None:
         """Chooses an endpoint and charges it. None if there is nobody to choose."""
         arrived = request.arrived
+        self.fleet.let_go(request)
         left_out: dict[str, int] = {}
         candidates = self._candidates(request, left_out)
         choice = self._choose(request, candidates, left_out) if candidates else None
-        request.held = False
         if choice is None:
             return None
         queue = self.profile.queue
         if queue is not None and not self._admits(queue, arrived, choice):
-            request.held = True
+            self.fleet.hold(request, choice.endpoint, choice.uncached_tokens)
             return None
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1
@@ -300,7 +302,7 @@ class Dispatcher:
 
     def _admits(self, queue: Queue, arrived: events.Arrived, choice: Choice) -> bool:
         blocks, size, fresh = arrived.blocks, arrived.block_size, arrived.prompt_tokens
-        if choice.cached_tokens:
+        if choice.cached_tokens and size:
             fresh -= choice.endpoint.sharing.shared(blocks, choice.cached_tokens // size, size)
         return queue.admits(choice.endpoint, choice.uncached_tokens, fresh)
 
@@ -346,11 +348,11 @@ class Dispatcher:
             [tokens - c for c in cached],
             reports,
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
-            [self.fleet.speed(e) for e in candidates],
-            self._expected_output(arrived),
             self.sessions.endpoint(arrived.session),
             self.turns.get(arrived.model, 0),
             self.settings.seed,
+            [self.fleet.speed(e) for e in candidates],
+            self._expected_output(arrived),
         )
 
     def _expected_output(self, arrived: events.Arrived) -> float:

@@ -44,19 +44,18 @@ def endpoint(name: str, state: State) -> Endpoint:
 def known(fleet: list[State], theta: tuple[float, ...] = TYPICAL, names: str = "abcde", answer: float = 256.0) -> Known:
     endpoints = [endpoint(names[i], state) for i, state in enumerate(fleet)]
     uncached = [state["uncached"] for state in fleet]
-    speeds = [Speed(list(theta)) for _ in fleet]
     return Known(
         Micros(0),
         endpoints,
         [TOKENS - u for u in uncached],
         uncached,
-        [None] * len(fleet),
-        [state["others"] for state in fleet],
-        speeds,
-        answer,
-        None,
-        0,
-        0,
+        reports=[None] * len(fleet),
+        others=[state["others"] for state in fleet],
+        session_endpoint=None,
+        turn=0,
+        seed=0,
+        speeds=[Speed(list(theta)) for _ in fleet],
+        output_tokens=answer,
     )
 
 

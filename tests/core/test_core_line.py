@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from pilothouse.core.dispatcher import Dispatcher
 from pilothouse.core.request import Place, Request
-from pilothouse.core.units import SECOND, Micros, RequestId
+from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
 from pilothouse.core.waiting import SPARE, Waiting
 from tests.core.worlds import arrived
 from tests.sim.simulated import ENGINE, Told, dispatcher, many, small
 
 WAIT, HELD = Micros(30 * SECOND), Micros(600 * SECOND)
+E = EndpointId("e")
 Standing = tuple[int, int | None, int]  # order, late_us, late_order
 
 places = st.tuples(st.integers(0, 20), st.none() | st.integers(0, 40), st.integers(0, 20))
@@ -80,10 +81,10 @@ def test_the_room_is_bounded_and_nobody_outstays_the_deadline(steps: list[tuple[
             waiting.remove(RequestId(name))
             del there[name]
         elif what != "r":
-            request = Request(arrived(f"r{number}", 1), held=what == "a", place=Place(-number))
+            request = Request(arrived(f"r{number}", 1), held_for=E if what == "a" else None, place=Place(-number))
             if waiting.add(request, Micros(now_us)):
                 there[f"r{number}"] = request.waiting_until_us
-                assert request.waiting_until_us == now_us + (HELD if request.held else WAIT)
+                assert request.waiting_until_us == now_us + (HELD if what == "a" else WAIT)
             else:
                 assert len(there) == 5
         assert list(waiting.line) == list(there) and len(there) <= 5
@@ -149,6 +150,7 @@ def _states(seed: int) -> Any:
         one.handle(event)
         yield one
     assert one.fleet.speeds["e"].answers > 50
+    assert all(e.held_tokens == 0 for e in one.fleet.endpoints.values()), "nobody waits for it any more"
 
 
 def test_a_number_given_once_is_not_given_again_after_a_snapshot() -> None:

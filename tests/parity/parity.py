@@ -203,5 +203,5 @@ def decisions(day: Day) -> list[tuple[int, Route]]:
 
 def digest_of_rough_days() -> str:
     """One line that must be the same everywhere."""
-    days = [rough_day(config(POLICIES[name], health=QUICK), 7, 40) for name in ("marginal_cost", "llmd_default")]
+    days = [rough_day(config(POLICIES[name], health=QUICK), 7, 30) for name in ("marginal_cost", "llmd_default")]
     return blake2b(msgspec.json.encode([day.pairs for day in days])).hexdigest()

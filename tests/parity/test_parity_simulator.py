@@ -20,7 +20,7 @@ SCRAPES = {"scrape_every": "300ms"}
 
 def busy(seed: int) -> list[Ask]:
     """More than three small engines can do at once."""
-    return asks(engines(), 90, seed, seconds=0.5)
+    return asks(engines(), 80, seed, seconds=0.5)
 
 
 def history(day: Day) -> list[AnyEvent]:

@@ -120,9 +120,10 @@ class Dispatcher:
         endpoint = self.fleet.endpoints.get(event.endpoint)
         if endpoint is None:
             return []
+        was_ejected = endpoint.ejected
         if self.health.probed(endpoint, event.ok, event.at_us):
             return self._abort_all(endpoint)
-        return self._drain() if event.ok else []
+        return self._drain() if was_ejected and not endpoint.ejected else []  # that one is well is news only then
 
     def _abort_all(self, endpoint: Endpoint) -> list[AnyCommand]:
         """An endpoint that stopped answering holds requests that another could serve."""

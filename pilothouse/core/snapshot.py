@@ -64,6 +64,7 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     dispatcher.fleet.speeds.update(state.speeds)
     dispatcher.fleet.lengths = state.lengths
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
+    dispatcher.waiting.count_from(state.requests)
     for request_id in state.waiting:
         dispatcher.waiting.join(dispatcher.requests[request_id])
     dispatcher.sessions.last.update(state.sessions)

@@ -24,6 +24,7 @@ SWEEPS = 12  # of coordinate descent at each fit; it starts from the last fit
 FIT_EVERY = 8  # answers
 PACE_WEIGHT = 0.05  # of a new answer in an endpoint's pace
 SURPRISE_MAX = 3.0  # an answer this many times slower or faster than expected counts as if it were this many times
+SURPRISES_MAX = 8  # such answers in a row, all slower or all faster: what was known is of another engine, or was absurd
 OUTPUT_TYPICAL = 256.0  # tokens of an answer, before any was seen
 OUTPUT_WEIGHT = 0.02  # of a new answer in the mean length
 
@@ -36,6 +37,7 @@ class Speed:
     gram: list[list[float]] = field(default_factory=lambda: [[0.0] * 5 for _ in range(5)])
     moment: list[float] = field(default_factory=lambda: [0.0] * 5)
     answers: int = 0
+    surprises: int = 0  # in a row; above 0 slower, below 0 faster
 
     def expected_us(self, features: tuple[float, ...]) -> float:
         a, b, c, p, q = self.theta
@@ -43,9 +45,15 @@ class Speed:
         return a * steps + b * requests + c * context + p * tokens + q * squares
 
     def learn(self, features: tuple[float, ...], took_us: float) -> float:
-        """One answer; returns how many times slower than expected it was, within bounds."""
+        """One answer; returns how many times slower than expected it was, within bounds.
+
+        The first answer is believed whatever it says: when those after it agree that it was absurd, it is forgotten.
+        """
         expected_us = self.expected_us(features)
         ratio = took_us / expected_us
+        self._count_surprise(ratio)
+        if abs(self.surprises) >= SURPRISES_MAX:
+            self._begin_anew()
         if self.answers:
             ratio = min(SURPRISE_MAX, max(1 / SURPRISE_MAX, ratio))
             took_us = ratio * expected_us
@@ -58,6 +66,18 @@ class Speed:
         if self.answers < FIT_EVERY or self.answers % FIT_EVERY == 0:
             self._fit()
         return ratio
+
+    def _count_surprise(self, ratio: float) -> None:
+        if ratio > SURPRISE_MAX:
+            self.surprises = max(0, self.surprises) + 1
+        elif ratio < 1 / SURPRISE_MAX:
+            self.surprises = min(0, self.surprises) - 1
+        else:
+            self.surprises = 0
+
+    def _begin_anew(self) -> None:
+        self.gram, self.moment = [[0.0] * 5 for _ in range(5)], [0.0] * 5
+        self.answers = self.surprises = 0
 
     def _fit(self) -> None:
         """Minimises the relative error, plus the pull towards the typical ratios at the scale that fits best."""

@@ -6,6 +6,7 @@ behind all who are on time once it is late: a request that can no longer be serv
 late as well.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -64,6 +65,10 @@ class Waiting:
         line.count += 1
         self._push(line.on_time, line.count, place.order, request)
         self._push(self._deadlines, len(self.line), request.waiting_until_us, request)
+
+    def count_from(self, requests: Iterable[Request]) -> None:
+        """Numbers that these were given once are not given again: some may come back and stand in line anew."""
+        self._number = max((r.place.number for r in requests if r.place is not None), default=self._number)
 
     def remove(self, request_id: RequestId) -> None:
         request = self.line.pop(request_id, None)

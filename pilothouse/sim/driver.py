@@ -253,9 +253,13 @@ class Driver:
         if done.removed or done.stored:
             self._report_blocks(host, done)
         at_us, push = self.agenda.now_us + self.delays.network_us, self.agenda.push
+        at_once = [job.request for job, _ in done.finished if job.request in done.first] if done.first else []
         for request in done.first:
-            push(at_us, Rank.TELL, self._first_token, request)
+            if request not in at_once:
+                push(at_us, Rank.TELL, self._first_token, request)
         for job, cached in done.finished:
+            if job.request in at_once:  # an answer of one token comes in one piece
+                push(at_us, Rank.TELL, self._first_token, job.request)
             push(at_us, Rank.TELL, self._finished, (job, cached, ""))
 
     def _first_token(self, request: RequestId) -> None:

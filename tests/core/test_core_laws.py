@@ -22,6 +22,7 @@ ENDPOINTS, MODELS = ["a", "b", "c", "d"], ["m", "n"]
 names = st.sampled_from(ENDPOINTS)
 prompts = st.builds("{}:{}".format, st.sampled_from("pqr"), st.integers(0, 12))
 POLICIES: list[object] = [
+    "marginal_cost",
     "cache_and_load",
     "least_requests",
     "session_affinity",

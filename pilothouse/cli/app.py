@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, calibrating, running, showing, simulating
+from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -98,9 +98,29 @@ def status(
 def replay(
     journal: Annotated[Path, typer.Argument(help="journal directory, or one segment", exists=True)],
     verify: Annotated[bool, typer.Option("--verify", help="same events, same commands? exit status 1 if not")] = False,
+    what_if: Annotated[
+        Path | None, typer.Option(help="simulate the recorded arrivals under this pilothouse.yaml or scenario")
+    ] = None,
+    begin: Annotated[str, typer.Option("--from", help="count from here on, after the journal's begin, e.g. 10m")] = "",
+    until: Annotated[str, typer.Option(help="simulate no longer than this, after the journal's begin")] = "",
+    model: Annotated[str, typer.Option(help="which model, where several are on different engines")] = "",
+    step_time: Annotated[
+        Path | None, typer.Option(help="file of `pilothouse calibrate`; default: learned from the journal")
+    ] = None,
+    objectives: Annotated[
+        str, typer.Option(help="what goodput counts, e.g. ttft=500ms,tpot=50ms; default: the scenario's")
+    ] = "",
+    label: Annotated[str, typer.Option(help="of what was recorded: Measured, or Emulated engines")] = "Measured",
+    out: Annotated[Path | None, typer.Option(help="write a report here (HTML)")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="the runs, for `pilothouse report`")] = None,
 ) -> None:
-    """Run a journal's events through a fresh dispatcher."""
-    showing.replay(journal, verify)
+    """Run a journal's events through a fresh dispatcher, or its arrivals under another configuration."""
+    if what_if is None or verify:
+        showing.replay(journal, verify)
+    if what_if is not None:
+        replaying.what_if(
+            replaying.Asked(journal, what_if, begin, until, model, step_time, objectives, label, out, as_json)
+        )
 
 
 @app.command()

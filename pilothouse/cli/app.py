@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating
+from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating, tuning
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -136,6 +136,44 @@ def sim(
 ) -> None:
     """Simulate a fleet in virtual time: policies x loads x seeds, a table, and a report to look at."""
     simulating.sim(scenario, simulating.Asked(seed, policy, load, out, as_json, jobs))
+
+
+@app.command()
+@exits_with_problems
+def tune(
+    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML), as `sim` reads it")],
+    policy: Annotated[str, typer.Option(help="whose numbers to search; default: the scenario's first policy")] = "",
+    objective: Annotated[
+        str, typer.Option(help="goodput, ttft, ttft_p99, tpot, itl_p99, e2e, throughput ...; default: goodput or ttft")
+    ] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="search this one, e.g. stall_share or queue.stretch=1:10; repeatable; default: all"),
+    ] = None,
+    seeds_train: Annotated[int, typer.Option(min=1, max=100, help="seeds to search on")] = 4,
+    seeds_held_back: Annotated[int, typer.Option(min=3, max=100, help="seeds to confirm on")] = 6,
+    evaluations: Annotated[int, typer.Option(min=4, help="candidates x training seeds to simulate at most")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="of the search; the same one finds the same")] = 1,
+    out: Annotated[Path | None, typer.Option(help="file for the policy found (YAML)")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="runs on held-back seeds, for `report`")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes at once; default: one per core")] = None,
+) -> None:
+    """Search a policy's numbers in simulation, and confirm on other seeds. Ctrl-C gives the best so far."""
+    tuning.tune(
+        scenario,
+        tuning.Asked(
+            policy,
+            objective,
+            tuple(parameter or ()),
+            seeds_train,
+            seeds_held_back,
+            evaluations,
+            seed,
+            out,
+            as_json,
+            jobs,
+        ),
+    )
 
 
 @app.command()

@@ -54,9 +54,11 @@ def what_if(wanted: Asked) -> None:
     text = read_config(wanted.other)
     data = read_yaml(text, str(wanted.other))
     console = _console(stderr=True)
-    day = read_day(wanted.journal)
-    given = arrivals_of(day, wanted.model, begin_us, until_us)
-    times, notes = _step_times(wanted, day)
+    with console.status(f"reading {wanted.journal}"):
+        day = read_day(wanted.journal)
+        given = arrivals_of(day, wanted.model, begin_us, until_us)
+    with console.status("learning step times from it"):
+        times, notes = _step_times(wanted, day)
     cases = [trying.as_recorded(day, given, times), *trying.other(data, wanted.other, day, given, times)]
     own = next((case.objectives for case in cases if case.objectives is not None), Objectives())
     objectives = objectives or own

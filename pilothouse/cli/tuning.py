@@ -138,10 +138,10 @@ def verdict(tuned: Tuned, settings: Settings) -> tuple[str, str]:
         )
     if tuned.policy is None or gained is None:
         return f"keep the defaults: none of {said} was better on all training seeds together", "yellow"
-    half = gained.half or 0.0
+    mean, *ends = (_said(part, settings) for part in (gained.mean, gained.low, gained.high))
     figures = (
-        f"{metric} {gained.mean:+.1%} ± {half:.1%} better on {gained.count} held-back seeds (95 % interval of the paired "
-        f"gain; {tuned.training:+.1%} on the training seeds it was chosen by)"
+        f"{metric} {mean} on {gained.count} held-back seeds (95 % interval of the paired change: {' to '.join(ends)}; "
+        f"{_said(tuned.training, settings)} on the training seeds it was chosen by)"
     )
     if tuned.is_better:
         return f"the tuned policy is better: {figures}", "green"
@@ -150,6 +150,10 @@ def verdict(tuned: Tuned, settings: Settings) -> tuple[str, str]:
     if gained.high < 0:
         return f"keep the defaults: the tuned policy is worse on seeds it was not chosen by: {figures}", "yellow"
     return f"keep the defaults: the difference is within noise: {figures}", "yellow"
+
+
+def _said(gained: float, settings: Settings) -> str:
+    return f"{tuner.change(gained, settings.metric):+.1%}"
 
 
 def _values(searched: Space, tuned: Tuned) -> Table:
@@ -227,7 +231,7 @@ class _Progress:
             self._console.print(f"{len(tasks)} runs: {what}", highlight=False)
 
     def searched(self, found: Found) -> None:
-        self._best = f"; best so far {found.gain:+.1%}"
+        self._best = f"; best so far {_said(found.gain, self._settings)}"
         line = f"round {len(found.rounds)}: {found.looks} of {self._settings.evaluations} looks{self._best} on training seeds"
         self._console.print(line, highlight=False)
 

@@ -105,6 +105,13 @@ def gain(before: float, after: float, metric: Metric) -> float:
     return share if metric.better == "high" else -share
 
 
+def change(gained: float, metric: Metric) -> float:
+    """A gain as people say it: the change of the figure, as a share of what it was before."""
+    gained = min(1.99, max(-1.99, gained))  # twice the mean is all there is: from nothing, or to nothing
+    share = (2 + gained) / (2 - gained)
+    return share - 1 if metric.better == "high" else 1 / share - 1
+
+
 def tune(ready: Ready, space: Space, settings: Settings, heard: Heard) -> Tuned:
     """Ctrl-C ends the search; what was found until then is told, and not confirmed."""
     runner = _Runner(ready, settings, heard)

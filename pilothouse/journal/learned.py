@@ -12,14 +12,15 @@ from statistics import fmean, median
 import msgspec
 
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import EndpointSeen
+from pilothouse.core.events import EndpointSeen, Finished
 from pilothouse.core.fleet import FIRST_STEPS
 from pilothouse.core.speed import TYPICAL, Speed
-from pilothouse.journal.log import Header, read, segments
+from pilothouse.journal.log import Header, Segment, read, segments
 from pilothouse.perf.step_time import StepTime
 
 MEASURED_MIN = 16  # of one pool: fewer do not tell its scale, and every second one is kept back
 MEASURED_MAX = 20_000  # of one pool; more would not change the fit
+SEGMENTS_MAX = 8  # of a journal, spread over it: each can be replayed by itself
 DRAWN = 5.0  # pull towards the typical ratios, in measurements: as the live fit's, 0.05 of a hundred remembered
 SWEEPS, ROUNDS = 300, 4  # of coordinate descent; of counting less what is far off
 FAR_OFF = 0.5  # relative error from which on a measurement counts less: requests of others, a lost packet
@@ -44,8 +45,7 @@ class Remembering(Speed):
     kept: list[Measured] = field(default_factory=list)
 
     def learn(self, features: tuple[float, ...], took_us: float) -> float:
-        if len(self.kept) < MEASURED_MAX:
-            self.kept.append(_measured(features, took_us))
+        self.kept.append(_measured(features, took_us))
         return Speed.learn(self, features, took_us)
 
 
@@ -60,27 +60,38 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 def learn(path: Path, make: Callable[[Header, bytes], Dispatcher]) -> list[Learned]:
-    """Replays a journal for its measurements. Pools with too few are missing."""
+    """Replays a journal, or parts from all over it, for its measurements. Pools with too few are missing."""
     kept: dict[str, list[Measured]] = {}
-    for segment_path in segments(path):
+    paths = segments(path)
+    chosen = (
+        [paths[i * len(paths) // SEGMENTS_MAX] for i in range(SEGMENTS_MAX)] if len(paths) > SEGMENTS_MAX else paths
+    )
+    for segment_path in chosen:
         segment = read(segment_path)
-        if segment is None:
-            continue
-        dispatcher = make(segment.header, segment.snapshot)
-        speeds: dict[str, Remembering] = {}
-        for endpoint in dispatcher.fleet.endpoints.values():
-            speeds[endpoint.seen.pool] = _remembering(dispatcher.fleet.speeds.get(endpoint.seen.pool))
-        dispatcher.fleet.speeds.update(speeds)
-        try:
-            for entry in segment.entries:
-                if isinstance(entry.event, EndpointSeen) and entry.event.pool not in speeds:
-                    dispatcher.fleet.speeds[entry.event.pool] = speeds[entry.event.pool] = Remembering()
-                dispatcher.handle(entry.event)
-        except (KeyError, AssertionError):  # another version decided otherwise: what was learned until then counts
-            pass
-        for pool, speed in speeds.items():
-            kept.setdefault(pool, []).extend(speed.kept)
+        if segment is not None:
+            for pool, speed in _learn_segment(segment, make, MEASURED_MAX // len(chosen)).items():
+                kept.setdefault(pool, []).extend(speed.kept)
     return [learned(pool, found) for pool, found in kept.items() if len(found) >= MEASURED_MIN]
+
+
+def _learn_segment(
+    segment: Segment, make: Callable[[Header, bytes], Dispatcher], measured_max: int
+) -> dict[str, Remembering]:
+    dispatcher = make(segment.header, segment.snapshot)
+    speeds: dict[str, Remembering] = {}
+    for endpoint in dispatcher.fleet.endpoints.values():
+        speeds[endpoint.seen.pool] = _remembering(dispatcher.fleet.speeds.get(endpoint.seen.pool))
+    dispatcher.fleet.speeds.update(speeds)
+    try:
+        for entry in segment.entries:
+            if isinstance(entry.event, EndpointSeen) and entry.event.pool not in speeds:
+                dispatcher.fleet.speeds[entry.event.pool] = speeds[entry.event.pool] = Remembering()
+            dispatcher.handle(entry.event)
+            if isinstance(entry.event, Finished) and all(len(speed.kept) >= measured_max for speed in speeds.values()):
+                break
+    except (KeyError, AssertionError):  # another version decided otherwise: what was learned until then counts
+        pass
+    return speeds
 
 
 def learned(pool: str, found: Sequence[Measured]) -> Learned:

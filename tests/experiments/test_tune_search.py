@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pilothouse.core.random_stream import stream
 from pilothouse.experiments.parameters import Point
 from pilothouse.experiments.search import Found, Look, Stopped, search, spread
-from pilothouse.experiments.tune import Tuned
+from pilothouse.experiments.tune import Tuned, change, gain
 from pilothouse.policies.profiles import PROFILES
 from pilothouse.report.estimates import estimate
+from pilothouse.report.metrics import METRICS
 
 SEEDS = 4
 
@@ -129,3 +130,18 @@ def test_a_spread_fills_the_cube(dimensions: int) -> None:
     for axis in range(dimensions):
         quarters = [sum(int(4 * point[axis]) == q for point in points) for q in range(4)]
         assert min(quarters) >= 14
+
+
+@given(st.floats(0.001, 1e6), st.floats(0.001, 1e6), st.sampled_from(["ttft_mean", "goodput"]))
+def test_a_gain_is_the_same_both_ways_and_said_as_a_change(before: float, after: float, key: str) -> None:
+    metric = METRICS[key]
+    there, back = gain(before, after, metric), gain(after, before, metric)
+    assert there == pytest.approx(-back) and abs(there) <= 2 and gain(before, before, metric) == 0
+    assert (there > 0) == ((after > before) == (metric.better == "high") and after != before)
+    if abs(there) < 1.9:
+        assert change(there, metric) == pytest.approx(after / before - 1)
+
+
+def test_who_serves_nobody_gains_nothing_by_it() -> None:
+    assert gain(0.0, inf, METRICS["ttft_mean"]) == -2 and gain(inf, 0.1, METRICS["ttft_mean"]) == 2
+    assert gain(0.0, 0.0, METRICS["goodput"]) == 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
@@ -172,8 +173,8 @@ def recorded_fleet(day: Day, given: Asked, times: Mapping[str, StepTime], scrape
     ]
     if unknown:
         notes.append(f"KV capacity unknown, taken as never full: {', '.join(unknown)}")
-    # Measured times hold the way to the engine and back.
-    return Fleet(pools, Delays(network_us=Micros(0), scrape_us=scrape_us)), notes
+    beside = [pool.engine.step_time.request_us for pool in pools]  # both ways, HTTP included
+    return Fleet(pools, Delays(network_us=Micros(round(fmean(beside) / 2)), scrape_us=scrape_us)), notes
 
 
 def learned_notes(found: Sequence[Learned]) -> list[str]:
@@ -186,10 +187,13 @@ def learned_notes(found: Sequence[Learned]) -> list[str]:
             for what, error in (("first tokens", one.first_error), ("time per token", one.decode_error))
             if error is not None
         ]
+        parts = (
+            f"{t.a_us / 1000:.2f} ms a step", f"{t.b_us:.3g} us a request", f"{t.c_ns:.3g} ns a context token",
+            f"{t.p_us:.3g} us a prompt token", f"{t.request_us / 1000:.1f} ms a request beside its steps",
+        )  # fmt: skip
         said.append(
-            f"pool {one.pool}: step times {t.label}, {one.answers} measurements: {t.a_us / 1000:.2f} ms a step + "
-            f"{t.b_us:.3g} us a request + {t.c_ns:.3g} ns a context token + {t.p_us:.3g} us a prompt token; median error "
-            f"on measurements kept back: {', '.join(errors)}"
+            f"pool {one.pool}: step times {t.label}, {one.answers} measurements: {' + '.join(parts)}; median error on "
+            f"measurements kept back: {', '.join(errors)}"
         )
     return said
 

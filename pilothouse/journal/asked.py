@@ -62,7 +62,7 @@ def asked(day: Day, model: str = "", from_us: int = 0, until_us: int | None = No
     start_us = found[0].arrived.at_us
     counted = {name: ask for name, ask in asks.items() if ask.arrived.at_us >= begin_us and _counts(ask)}
     size = _block_size(inside)
-    window_us = (max(Micros(0), Micros(begin_us - start_us)), Micros(inside[-1].arrived.at_us - start_us))
+    window_us = (Micros(inside[0].arrived.at_us - start_us), Micros(inside[-1].arrived.at_us - start_us))
     notes, tenants = _notes(day, inside, models), len(models) > 1
     lengths = Lengths(found)
     requests = [
@@ -245,7 +245,8 @@ def _notes(day: Day, inside: Sequence[Ask], models: Sequence[str]) -> list[str]:
         )
     if day.gaps:
         found.append(f"the journal has {day.gaps} gaps: segments that are missing")
-    left = [e for e in serving(day, models) if day.engines[e].gone_us is not None]
+    ends = {endpoint: day.engines[endpoint].gone_us for endpoint in serving(day, models)}
+    left = [e for e, gone_us in ends.items() if gone_us is not None and gone_us < inside[-1].arrived.at_us]
     if left:
         found.append(f"engines that left while it was recorded stay in the simulation: {', '.join(left)}")
     return found

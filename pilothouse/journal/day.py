@@ -61,7 +61,7 @@ class Engine:
 
     seen: EndpointSeen  # the last description
     ready_us: Micros  # when it was first known
-    gone_us: Micros | None = None
+    gone_us: Micros | None = None  # when it left and did not come back
     blocks: set[BlockKey] = field(default_factory=set)  # it holds, by its own reports
     reports: list[LoadReported] = field(default_factory=list)
     reported: int = 0
@@ -120,10 +120,10 @@ class Day:
     def _of_engine(self, event: AnyEvent) -> None:
         if isinstance(event, EndpointSeen):
             known = self.engines.get(event.endpoint)
-            if known is None or known.gone_us is not None:
+            if known is None:
                 self.engines[event.endpoint] = Engine(event, event.at_us)
             else:
-                known.seen = event
+                known.seen, known.gone_us = event, None
             return
         name = getattr(event, "endpoint", None)
         engine = self.engines.get(name) if name is not None else None
@@ -132,6 +132,7 @@ class Day:
         match event:
             case EndpointGone():
                 engine.gone_us = event.at_us
+                engine.blocks.clear()
             case BlocksStored():
                 engine.blocks.update(event.blocks)
             case BlocksRemoved():

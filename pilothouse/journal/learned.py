@@ -24,16 +24,17 @@ SEGMENTS_MAX = 8  # of a journal, spread over it: each can be replayed by itself
 DRAWN = 5.0  # pull towards the typical ratios, in measurements: as the live fit's, 0.05 of a hundred remembered
 SWEEPS, ROUNDS = 300, 4  # of coordinate descent; of counting less what is far off
 FAR_OFF = 0.5  # relative error from which on a measurement counts less: requests of others, a lost packet
+REQUEST_US = 2_000.0  # a request beside its steps, before anything is known: HTTP and scheduling on a quiet machine
 PS_PER_US = 1_000_000
 LABEL = "Estimated (learned from the journal)"
 
-Theta = tuple[float, ...]  # a, b, c, p, q as in `core/speed.py` [microseconds]
+Theta = tuple[float, ...]  # a, b, c, p, q as in `core/speed.py`, and a request beside its steps [microseconds]
 
 
 class Measured(msgspec.Struct, frozen=True):
     """One answer's time to its first token, or per token after that."""
 
-    features: tuple[float, ...]
+    features: tuple[float, ...]  # as in `core/speed.py`, and 1 for a first token, 0 for others
     took_us: float
     first: bool
 
@@ -97,7 +98,7 @@ def _learn_segment(
 def learned(pool: str, found: Sequence[Measured]) -> Learned:
     """The fit over everything, and the errors of one that saw only every second measurement."""
     half, unseen = fit(found[::2]), found[1::2]
-    whole = a, b, c, p, q = fit(found)
+    whole = a, b, c, p, q, request_us = fit(found)
     first, decode = ([abs(relative(half, m)) for m in unseen if m.first is kind] for kind in (True, False))
     times = StepTime(
         a, b, c * 1000, p, q * PS_PER_US,
@@ -106,6 +107,7 @@ def learned(pool: str, found: Sequence[Measured]) -> Learned:
         source=f"{len(found)} measurements of pool {pool}",
         error=fmean(abs(relative(whole, m)) for m in found),
         error_left_out=fmean([*first, *decode]),
+        request_us=request_us,
     )  # fmt: skip
     return Learned(pool, times, len(found), median(first) if first else None, median(decode) if decode else None)
 
@@ -113,20 +115,21 @@ def learned(pool: str, found: Sequence[Measured]) -> Learned:
 def fit(found: Sequence[Measured]) -> Theta:
     """Non-negative least squares of the relative error, drawn towards a typical engine where answers do not tell the
     coefficients apart. What is far off counts less: Huber's weights."""
-    scale = median(m.took_us / _dot(TYPICAL, m.features) for m in found)
-    typical = tuple(scale * value for value in TYPICAL)
+    guess = (*TYPICAL, REQUEST_US)
+    scale, count = median(m.took_us / _dot(guess, m.features) for m in found), len(guess)
+    typical = tuple(scale * value for value in guess)
     theta = list(typical)
     for _ in range(ROUNDS):
         rows = []
         for m in found:
             trust = min(1.0, FAR_OFF / max(1e-9, abs(relative(theta, m))))
             rows.append((trust, [x / m.took_us for x in m.features]))
-        gram = [[sum(w * row[i] * row[j] for w, row in rows) for j in range(5)] for i in range(5)]
-        moment = [sum(w * row[i] for w, row in rows) for i in range(5)]
+        gram = [[sum(w * row[i] * row[j] for w, row in rows) for j in range(count)] for i in range(count)]
+        moment = [sum(w * row[i] for w, row in rows) for i in range(count)]
         for _ in range(SWEEPS):
-            for i in range(5):
+            for i in range(count):
                 pull = DRAWN / typical[i] ** 2
-                others = sum(gram[i][j] * theta[j] for j in range(5) if j != i)
+                others = sum(gram[i][j] * theta[j] for j in range(count) if j != i)
                 theta[i] = max(0.0, (moment[i] - others + pull * typical[i]) / (gram[i][i] + pull))
     return tuple(theta)
 
@@ -141,7 +144,7 @@ def _measured(features: tuple[float, ...], took_us: float) -> Measured:
     first = features[0] == FIRST_STEPS
     if first and not features[1]:
         features = (1.0, 1.0, *features[2:])
-    return Measured(features, took_us, first)
+    return Measured((*features, float(first)), took_us, first)
 
 
 def _dot(theta: Sequence[float], features: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from pilothouse.core.events import (
     Arrived,
     BlocksStored,
     Cancelled,
+    EndpointGone,
     EndpointSeen,
     Failed,
     FailureKind,
@@ -179,3 +180,17 @@ def test_a_window_without_arrivals_is_said(tmp_path: Path) -> None:
     seen(quiet)
     with pytest.raises(ConfigError, match="holds no request"):
         asked(quiet)
+
+
+def test_engines_that_the_gateway_forgot_when_it_stopped_are_there_when_it_is_back() -> None:
+    day = Day()
+    seen(day)
+    ask(day, "a", 10)
+    finish(day, "a", 50)
+    day.take(EndpointGone(Micros(60), HERE), [])
+    assert "stay in the simulation" not in " ".join(asked(day).notes)  # nobody came after that
+    ask(day, "b", 70)
+    finish(day, "b", 90)
+    assert "stay in the simulation" in " ".join(asked(day).notes)
+    seen(day, at_us=100)
+    assert day.engines[HERE].gone_us is None and day.engines[HERE].ready_us == 0

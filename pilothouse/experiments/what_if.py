@@ -30,7 +30,7 @@ from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Histogram, Objectives, Outcome, Run, Sample, StageRun, Summary, summarise
 from pilothouse.workload.timeline import timeline
 
-NAME = "recorded"
+NAME, SAME = "recorded", "same configuration"
 UNKNOWN_BLOCKS = 1 << 20  # KV blocks of an engine that did not tell: never full
 ENGINES_HERE = "http://recorded.invalid"  # stands for the recorded engines where a configuration names none
 FAR_OFF = {"TTFT mean": 0.12, "TPOT mean": 0.05}  # what the simulator reaches on published ladders
@@ -66,7 +66,7 @@ def as_recorded(day: Day, given: Asked, times: Mapping[str, StepTime]) -> Case:
     if any((other.settings, other.policy) != (header.settings, header.policy) for other in day.headers):
         notes.append("the configuration changed while it was recorded; the last one is simulated")
     fleet, more = recorded_fleet(day, given, times, day.scrape_us)
-    return Case(NAME, fleet, rules, profile(header.policy), notes=notes + more)
+    return Case(SAME, fleet, rules, profile(header.policy), notes=notes + more)
 
 
 def other(data: object, source: Path, day: Day, given: Asked, times: Mapping[str, StepTime]) -> list[Case]:
@@ -94,7 +94,7 @@ def _of_gateway(
     config = from_data({"pools": [{"endpoints": [{"url": ENGINES_HERE}]}]} | dict(data), str(source))
     fleet, notes = recorded_fleet(day, given, times, config.signals.scrape_every.us)
     made = profile(config.policy)
-    name = source.stem if source.stem != NAME else made.name
+    name = source.stem if source.stem not in (NAME, SAME) else made.name
     notes.append(
         f"{name}: policy {made.name} on the recorded engines; the engines that {source.name} names are not used"
     )
@@ -115,7 +115,7 @@ def _of_scenario(
     for policy in scenario.policies:
         made = policy_named(policy)
         parts = [part for fault in scenario.faults for part in build.faults(fault, scenario)]
-        name = source.stem if len(scenario.policies) == 1 and source.stem != NAME else made.name
+        name = source.stem if len(scenario.policies) == 1 and source.stem not in (NAME, SAME) else made.name
         cases.append(
             Case(
                 name,

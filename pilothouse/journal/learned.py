@@ -118,6 +118,8 @@ def fit(found: Sequence[Measured]) -> Theta:
     guess = (*TYPICAL, REQUEST_US)
     scale, count = median(m.took_us / _dot(guess, m.features) for m in found), len(guess)
     typical = tuple(scale * value for value in guess)
+    # How far off a guess may well be: as much as it is; a request beside its steps, as much as a first token takes.
+    widths = (*typical[:-1], median([m.took_us for m in found if m.first] or [typical[-1]]))
     theta = list(typical)
     for _ in range(ROUNDS):
         rows = []
@@ -128,7 +130,7 @@ def fit(found: Sequence[Measured]) -> Theta:
         moment = [sum(w * row[i] for w, row in rows) for i in range(count)]
         for _ in range(SWEEPS):
             for i in range(count):
-                pull = DRAWN / typical[i] ** 2
+                pull = DRAWN / widths[i] ** 2
                 others = sum(gram[i][j] * theta[j] for j in range(count) if j != i)
                 theta[i] = max(0.0, (moment[i] - others + pull * typical[i]) / (gram[i][i] + pull))
     return tuple(theta)

@@ -26,13 +26,18 @@ def test_three_rows_a_page_and_the_runs(here: Path) -> None:
     options = ["--what-if", "other.yaml", "--json", "runs.json", "--out", "page.html", "--objectives", "ttft=100ms"]
     done = runner.invoke(app, ["replay", "day", *options])
     assert done.exit_code == 0, done.output
-    for said in ("recorded (Measured)", "recorded (Simulated)", "other (Simulated)", "learned from the journal"):
+    for said in (
+        "recorded (Measured)",
+        "same configuration (Simulated)",
+        "other (Simulated)",
+        "learned from the journal",
+    ):
         assert said in done.output
     assert "arrivals keep their recorded times" in done.output and "goodput counts requests with TTFT" in done.output
     runs = read(Path("runs.json")).runs
     assert [(run.name, run.label) for run in runs] == [
         ("recorded", "Measured"),
-        ("recorded", "Simulated"),
+        ("same configuration", "Simulated"),
         ("other", "Simulated"),
     ]
     assert len({run.stages[0].summary.requests for run in runs}) == 1 and all(run.stages[0].replicas for run in runs)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pilothouse.build import replayed_dispatcher
@@ -16,7 +17,7 @@ from pilothouse.perf.step_time import StepTime
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Pool
 from pilothouse.workload.outcomes import Objectives, Run, Summary
-from tests.journal.days import TIME, conversations, record
+from tests.journal.days import DELAYS, TIME, conversations, record
 
 TIMES = {"e": TIME}
 
@@ -63,6 +64,17 @@ def test_learned_step_times_come_near(tmp_path: Path) -> None:
     assert same.tpot.mean == pytest.approx(real.tpot.mean, rel=0.05)
     assert same.ttft.mean == pytest.approx(real.ttft.mean, rel=0.15)
     assert len(compared(real, same)) == 1 and "TTFT mean" in compared(real, same)[0]
+
+
+def test_what_a_request_takes_beside_its_steps_is_learned_too(tmp_path: Path) -> None:
+    record(tmp_path, conversations(60, seed=2), delays=msgspec.structs.replace(DELAYS, network_us=Micros(30_000)))
+    day, given = opened(tmp_path)
+    (found,) = learn(tmp_path, replayed_dispatcher)
+    assert found.step_time.request_us == pytest.approx(60_000, rel=0.15)
+    case = as_recorded(day, given, {"e": found.step_time})
+    assert case.fleet.delays.network_us == pytest.approx(30_000, rel=0.15)
+    real = recorded(day, given).stages[0].summary
+    assert again(case, given).ttft.mean == pytest.approx(real.ttft.mean, rel=0.1)
 
 
 def test_a_simulation_that_is_far_off_says_so(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def record(
     policy: str = "cache_and_load",
     segment: int = 1 << 20,
     rules: DispatcherSettings = RULES,
+    delays: Delays = DELAYS,
 ) -> Driver:
     """Simulates, and keeps a journal as the live driver does."""
     dispatcher = Dispatcher(rules, PROFILES[policy])
@@ -60,7 +61,7 @@ def record(
             journal.rotate(dispatcher.snapshot() if journal.begun else b"")
         journal.append(event, commands)
 
-    fleet = Fleet(pools or [Pool("e", 3, EngineSpec(TIME, 900), exact=True)], DELAYS)
+    fleet = Fleet(pools or [Pool("e", 3, EngineSpec(TIME, 900), exact=True)], delays)
     driver = world(fleet, dispatcher, load, watch)
     driver.run()
     journal.close()

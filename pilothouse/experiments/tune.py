@@ -16,7 +16,7 @@ from pilothouse.config.scenario_load import Ready
 from pilothouse.core.errors import PilothouseError
 from pilothouse.core.random_stream import stream
 from pilothouse.core.selection import Profile
-from pilothouse.experiments.parameters import Space
+from pilothouse.experiments.parameters import Point, Space
 from pilothouse.experiments.pool import run_all
 from pilothouse.experiments.search import Found, Look, Stopped, mean_or_loss, search
 from pilothouse.experiments.tasks import STOPPED, Ended, Listener, Task
@@ -127,8 +127,10 @@ def tune(ready: Ready, space: Space, settings: Settings, heard: Heard) -> Tuned:
         policies = [space.policy(point) for point, _ in looks]
         return runner.gains(space.base, policies, [settings.training[place] for _, place in looks])
 
+    def allowed(point: Point) -> bool:
+        return space.policy(point) is not None
+
     luck = stream(settings.seed, "tune")
-    allowed = lambda point: space.policy(point) is not None  # noqa: E731 - a name for the call below
     found = search(start, judge, settings.seeds_train, settings.evaluations, luck, allowed, heard.searched)
     best = space.policy(found.best) if found.best is not None else None
     tuned = Tuned(found, best, found.gain, failures=runner.failures)

@@ -30,7 +30,7 @@ from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Histogram, Objectives, Outcome, Run, Sample, StageRun, Summary, summarise
 from pilothouse.workload.timeline import timeline
 
-NAME, SAME = "recorded", "same configuration"
+NAME, SAME = "recorded", "as recorded"
 UNKNOWN_BLOCKS = 1 << 20  # KV blocks of an engine that did not tell: never full
 ENGINES_HERE = "http://recorded.invalid"  # stands for the recorded engines where a configuration names none
 FAR_OFF = {"TTFT mean": 0.12, "TPOT mean": 0.05}  # what the simulator reaches on published ladders
@@ -93,11 +93,11 @@ def _of_gateway(
     """`pools` may be left out: a file that `tune` wrote has a policy alone."""
     config = from_data({"pools": [{"endpoints": [{"url": ENGINES_HERE}]}]} | dict(data), str(source))
     fleet, notes = recorded_fleet(day, given, times, config.signals.scrape_every.us)
-    made = profile(config.policy)
+    checks = {"probe_us": config.health.every.us, "probe_timeout_us": config.health.timeout.us}
+    delays = msgspec.structs.replace(fleet.delays, connect_timeout_us=config.timeouts.connect.us, **checks)
+    fleet, made = msgspec.structs.replace(fleet, delays=delays), profile(config.policy)
     name = source.stem if source.stem not in (NAME, SAME) else made.name
-    notes.append(
-        f"{name}: policy {made.name} on the recorded engines; the engines that {source.name} names are not used"
-    )
+    notes = [*notes, f"{name}: policy {made.name}, on the engines of the journal"]
     return Case(name, fleet, build.settings(config), made, notes=notes)
 
 
@@ -106,8 +106,15 @@ def _of_scenario(
 ) -> list[Case]:
     stand_in = {"kind": "open_loop", "rate": 1, "duration": "1s", "block_size": given.block_size}
     ready = scenario_from_data(dict(data) | {"workload": stand_in}, str(source), source.parent)
-    scenario, cases = ready.scenario, []
-    notes = ["of the scenario its workload, loads and seeds are not used: the journal says what was asked for"]
+    scenario, cases, late = ready.scenario, [], data.get("delays")
+    said = isinstance(late, dict) and "network" in late
+    network_us = scenario.delays.network.us if said or not times else _network_us(list(times.values()))
+    notes = [
+        (
+            "of the scenario its workload and loads are not used: the journal says what was asked for; where it names no "
+            f"delays.network, requests take as long beside their steps as recorded: {2 * network_us / 1000:.1f} ms"
+        )
+    ]
     for pool in scenario.pools:
         learned = pool.step_time is None and pool.name in times
         own = f"pool {pool.name}: {pool.replicas} engines, step times as of the recorded pool of that name"
@@ -119,7 +126,7 @@ def _of_scenario(
         cases.append(
             Case(
                 name,
-                _scenario_fleet(scenario, made, times),
+                _scenario_fleet(scenario, made, times, network_us),
                 DispatcherSettings(seed=scenario.seeds[0]),
                 made,
                 scenario.gateways,
@@ -131,7 +138,7 @@ def _of_scenario(
     return cases
 
 
-def _scenario_fleet(scenario: Scenario, made: Profile, times: Mapping[str, StepTime]) -> Fleet:
+def _scenario_fleet(scenario: Scenario, made: Profile, times: Mapping[str, StepTime], network_us: Micros) -> Fleet:
     """A pool without step times of its own takes those of the recorded pool of its name, if there is one."""
     fleet = build.fleet(scenario, CACHE_KNOWLEDGE.get(made.name))
     pools = []
@@ -139,7 +146,9 @@ def _scenario_fleet(scenario: Scenario, made: Profile, times: Mapping[str, StepT
         found = times.get(pool.name) if said.step_time is None else None
         engine = msgspec.structs.replace(pool.engine, step_time=found) if found is not None else pool.engine
         pools.append(msgspec.structs.replace(pool, engine=engine))
-    return msgspec.structs.replace(fleet, pools=pools)
+    return msgspec.structs.replace(
+        fleet, pools=pools, delays=msgspec.structs.replace(fleet.delays, network_us=network_us)
+    )
 
 
 def recorded_fleet(day: Day, given: Asked, times: Mapping[str, StepTime], scrape_us: Micros) -> tuple[Fleet, list[str]]:
@@ -173,8 +182,13 @@ def recorded_fleet(day: Day, given: Asked, times: Mapping[str, StepTime], scrape
     ]
     if unknown:
         notes.append(f"KV capacity unknown, taken as never full: {', '.join(unknown)}")
-    beside = [pool.engine.step_time.request_us for pool in pools]  # both ways, HTTP included
-    return Fleet(pools, Delays(network_us=Micros(round(fmean(beside) / 2)), scrape_us=scrape_us)), notes
+    network_us = _network_us([pool.engine.step_time for pool in pools])
+    return Fleet(pools, Delays(network_us=network_us, scrape_us=scrape_us)), notes
+
+
+def _network_us(times: Sequence[StepTime]) -> Micros:
+    """Each way: what requests take beside their steps, HTTP included, halved."""
+    return Micros(round(fmean(time.request_us for time in times) / 2))
 
 
 def learned_notes(found: Sequence[Learned]) -> list[str]:

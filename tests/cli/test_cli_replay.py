@@ -28,7 +28,7 @@ def test_three_rows_a_page_and_the_runs(here: Path) -> None:
     assert done.exit_code == 0, done.output
     for said in (
         "recorded (Measured)",
-        "same configuration (Simulated)",
+        "as recorded (Simulated)",
         "other (Simulated)",
         "learned from the journal",
     ):
@@ -37,7 +37,7 @@ def test_three_rows_a_page_and_the_runs(here: Path) -> None:
     runs = read(Path("runs.json")).runs
     assert [(run.name, run.label) for run in runs] == [
         ("recorded", "Measured"),
-        ("same configuration", "Simulated"),
+        ("as recorded", "Simulated"),
         ("other", "Simulated"),
     ]
     assert len({run.stages[0].summary.requests for run in runs}) == 1 and all(run.stages[0].replicas for run in runs)

@@ -24,7 +24,8 @@ from pilothouse.core.events import AnyEvent
 from pilothouse.core.selection import Profile
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.profiles import DEFAULT, PROFILES
-from pilothouse.policies.rivals import RIVALS
+from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS
+from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, world
 from pilothouse.workload.requests import Workload, total_requests
 from pilothouse.workload.shared_prefix import Load, SharedPrefix, generate, guide_loads
@@ -32,6 +33,7 @@ from pilothouse.workload.shared_prefix import Load, SharedPrefix, generate, guid
 STEP_TIME = StepTime(
     a_us=14_100, b_us=67, c_ns=48, p_us=47, rho=0.65, label="Estimated", source="benchmarks/fidelity.py"
 )
+SPEC = EngineSpec(STEP_TIME, 307_328 // 16)  # KV blocks as published for the ladder
 CASES = {"kube_service": RIVALS["kube_service"], DEFAULT: PROFILES[DEFAULT], "llmd_default": RIVALS["llmd_default"]}
 SAMPLE = [Load(20, 15), Load(40, 10), Load(60, 5)]  # idle, at the knee and beyond it
 
@@ -39,8 +41,8 @@ SAMPLE = [Load(20, 15), Load(40, 10), Load(60, 5)]  # idle, at the knee and beyo
 def fleet_for(name: str) -> Fleet:
     """Nobody hashes prompts for a plain service; for the others engines report their blocks."""
     if name == "kube_service":
-        return ladder_fleet(STEP_TIME, routed=False)
-    return Fleet(exact_pools(ladder_fleet(STEP_TIME, routed=True)), OURS)
+        return ladder_fleet(SPEC, known=CACHE_KNOWLEDGE[name])
+    return Fleet(exact_pools(ladder_fleet(SPEC)), OURS)
 
 
 def seconds_of(name: str, profile: Profile, workload: Workload, *, macro_steps: bool = True) -> float:

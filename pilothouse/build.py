@@ -35,7 +35,8 @@ from pilothouse.workload.spec import Recipe
 
 assert policies  # importing it fills the registries
 
-SAMPLES_MAX = 120  # moments per stage at which replicas are looked at: the columns of a report's heat maps
+SAMPLES_MAX = 60  # moments of each stage: finer than a chart shows
+ENGINES_TAKE = 1_000_000  # requests waiting: as rivals may queue without bound inside the engines, so may ours outside
 TOLD_EVERY = 2000  # entries of the agenda between two words on progress: a few hundredths of a second
 
 
@@ -50,6 +51,7 @@ def settings(config: Config) -> DispatcherSettings:
         retries_burst=limits.retries_burst,
         waiting_max=limits.waiting,
         wait_us_max=config.timeouts.waiting.us,
+        held_us_max=config.timeouts.held.us,
         sessions_max=limits.sessions,
         index_blocks_max=limits.index_blocks,
         report_stale_us=config.signals.stale_after.us,
@@ -108,7 +110,7 @@ def simulate(
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
     driver = played(
         fleet(scenario, knowledge),
-        DispatcherSettings(seed=seed, strict=True),
+        DispatcherSettings(seed=seed, strict=True, waiting_max=ENGINES_TAKE),
         profile_,
         workload,
         gateways=scenario.gateways,
@@ -179,13 +181,20 @@ def engine_spec(pool: Replicas) -> EngineSpec:
         blocks = int(room * SEQUENCE_TOKENS / sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)) // size
     admission = WholePrompt() if pool.admission == "whole_prompt" else FirstChunk()
     return EngineSpec(
-        times, blocks, size, pool.batched_tokens, pool.sequences, admission, prefix_cache=pool.prefix_cache
+        times,
+        blocks,
+        size,
+        pool.batched_tokens,
+        pool.sequences,
+        admission,
+        prefix_cache=pool.prefix_cache,
+        steps_ahead=int(pool.async_scheduling),
     )
 
 
 def objectives(slo: Slo) -> Objectives:
     ttft, tpot, e2e = (None if limit is None else limit.us for limit in (slo.ttft, slo.tpot, slo.e2e))
-    return Objectives(ttft, tpot, e2e)
+    return Objectives(ttft, tpot, e2e, slo.ttft_per_1k.us)
 
 
 def faults(fault: PlannedFault, scenario: Scenario) -> list[Fault]:

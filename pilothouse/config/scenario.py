@@ -34,6 +34,9 @@ class Replicas(Settings, frozen=True, kw_only=True):
     admission: Annotated[
         str, Meta(pattern="^(whole_prompt|first_chunk)$", description="when a waiting request may start")
     ] = "whole_prompt"
+    async_scheduling: Annotated[
+        bool, Meta(description="a step is planned while the one before it runs: vLLM from 0.14 on, not on CPUs")
+    ] = True
     prefix_cache: Annotated[bool, Meta(description="finished prompts stay cached")] = True
     kv_events: Annotated[bool, Meta(description="engines report their KV blocks; else the gateway assumes")] = True
     step_time: Annotated[
@@ -74,6 +77,9 @@ class Slo(Settings, frozen=True, kw_only=True):
     """What a request must meet to count as good."""
 
     ttft: Annotated[Duration | None, Meta(description="time to first token")] = None
+    ttft_per_1k: Annotated[
+        Duration, Meta(description="added to `ttft` for each 1,000 prompt tokens: a long prompt may take longer")
+    ] = duration(0)
     tpot: Annotated[Duration | None, Meta(description="time per output token, mean over the request")] = None
     e2e: Annotated[Duration | None, Meta(description="whole request")] = None
 

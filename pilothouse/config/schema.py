@@ -103,7 +103,7 @@ class Limits(Settings, frozen=True, kw_only=True):
     head: Annotated[Size, Meta(description="request line and headers")] = size(64 << 10)
     body: Annotated[Size, Meta(description="request body")] = size(32 << 20)
     pool_connections: Annotated[int, Meta(ge=1, description="connections per worker to one engine")] = 2048
-    waiting: Annotated[int, Meta(ge=0, description="requests that may wait while no engine can take them")] = 1024
+    waiting: Annotated[int, Meta(ge=0, description="requests that may wait at the gateway")] = 4096
     attempts: Annotated[int, Meta(ge=1, description="attempts per request, the first included")] = 4
     retry_ratio: Annotated[float, Meta(ge=0, description="retries earned per request")] = 0.2
     retries_per_second: Annotated[float, Meta(ge=0, description="retries earned by time")] = 10.0
@@ -126,6 +126,9 @@ class Timeouts(Settings, frozen=True, kw_only=True):
     idle: Annotated[Duration, Meta(description="between two parts of an engine's answer")] = duration(2 * MINUTE)
     total: Annotated[Duration, Meta(description="a whole request")] = duration(60 * MINUTE)
     waiting: Annotated[Duration, Meta(description="a request that no engine can take")] = duration(30 * SECOND)
+    held: Annotated[
+        Duration, Meta(description="a request that waits at the gateway for an engine with little to do")
+    ] = duration(10 * MINUTE)
     drain: Annotated[Duration, Meta(description="requests in flight when the gateway stops")] = duration(30 * SECOND)
 
 

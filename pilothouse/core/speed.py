@@ -11,6 +11,7 @@ engine where the answers do not tell them apart. Per endpoint one factor, `pace`
 """
 
 from dataclasses import dataclass, field
+from operator import mul
 
 from pilothouse.core.units import Micros
 
@@ -49,11 +50,10 @@ class Speed:
             ratio = min(SURPRISE_MAX, max(1 / SURPRISE_MAX, ratio))
             took_us = ratio * expected_us
         weight = 1.0 / (took_us * took_us)
-        for i, x in enumerate(features):
-            row, scaled = self.gram[i], x * weight
-            for j, y in enumerate(features):
-                row[j] = row[j] * FADE + scaled * y
-            self.moment[i] = self.moment[i] * FADE + scaled * took_us
+        scaled = [x * weight for x in features]
+        for row, x in zip(self.gram, scaled, strict=True):
+            row[:] = [old * FADE + x * y for old, y in zip(row, features, strict=True)]
+        self.moment = [old * FADE + x * took_us for old, x in zip(self.moment, scaled, strict=True)]
         self.answers += 1
         if self.answers < FIT_EVERY or self.answers % FIT_EVERY == 0:
             self._fit()
@@ -65,12 +65,13 @@ class Speed:
         squared = sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in range(5) for j in range(5))
         scale = sum(t * m for t, m in zip(TYPICAL, moment, strict=True)) / squared if squared > 0 else 1.0
         count = (1 - FADE ** min(self.answers, 1000)) / (1 - FADE)
+        typical = [scale * t for t in TYPICAL]
+        pulls = [DRAWN * count / (t * t) for t in typical]
         for _ in range(SWEEPS):
-            for i in range(5):
-                typical = scale * TYPICAL[i]
-                pull = DRAWN * count / (typical * typical)
-                others = sum(gram[i][j] * theta[j] for j in range(5) if j != i)
-                theta[i] = max(0.0, (moment[i] - others + pull * typical) / (gram[i][i] + pull))
+            for i, (row, pull) in enumerate(zip(gram, pulls, strict=True)):
+                theta[i] = 0.0
+                others = sum(map(mul, row, theta))
+                theta[i] = max(0.0, (moment[i] - others + pull * typical[i]) / (row[i] + pull))
 
 
 @dataclass(slots=True)

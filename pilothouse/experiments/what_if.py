@@ -127,7 +127,7 @@ def _of_scenario(
             Case(
                 name,
                 _scenario_fleet(scenario, made, times, network_us),
-                DispatcherSettings(seed=scenario.seeds[0]),
+                DispatcherSettings(seed=scenario.seeds[0], waiting_max=build.ENGINES_TAKE),
                 made,
                 scenario.gateways,
                 parts,

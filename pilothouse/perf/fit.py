@@ -140,6 +140,7 @@ def fit_readings(readings: Sequence[Reading], batched_tokens: int, source: str =
     for kind, least in READINGS_MIN.items():
         if sum(reading.trial.kind is kind for reading in readings) < least:
             raise ValueError(f"fewer than {least} readings of kind {kind}")
+    assert all(reading.us > 0 for reading in readings), "a step that takes no time"
     columns = [_reading(reading, batched_tokens) for reading in readings]
     times = [reading.us for reading in readings]
     luck, samples = stream(0, "fit_readings"), []

@@ -195,7 +195,7 @@ class Driver:
             self.fail(job.request, FailureKind.CONNECT, late_us)
         elif host.engine.fits(job):
             flight.submitted = True
-            host.engine.submit(job, self.agenda.now_us)
+            host.engine.submit(job, self.agenda.now_us, late=not delays.network_us)
             self.arm(host)
         else:
             self.agenda.push(self.now_us + delays.network_us, Rank.TELL, self._finished, (job, 0, TOO_LONG))
@@ -211,7 +211,7 @@ class Driver:
     def _disconnect(self, what: tuple[Host, RequestId]) -> None:
         host, request = what
         if host.is_open:
-            host.engine.abort(request, self.now_us)
+            host.engine.abort(request, self.now_us, late=not self.delays.network_us)
             self.arm(host)
 
     def fail(self, request: RequestId, kind: FailureKind, late_us: int) -> None:

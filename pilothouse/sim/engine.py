@@ -77,7 +77,8 @@ class Engine:
         blocks = -(-(job.prompt_tokens + job.output_tokens) // self.spec.block_size)
         return self.spec.admission.room(blocks, blocks) <= self.spec.kv_blocks
 
-    def submit(self, job: Job, now_us: Micros) -> None:
+    def submit(self, job: Job, now_us: Micros, *, late: bool = False) -> None:
+        """`late`: behind the steps that end at this moment, which have ended; else before them."""
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
@@ -86,11 +87,11 @@ class Engine:
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         else:
-            sequence.eligible = self.steps + self._nth(now_us) + self.spec.steps_ahead
+            sequence.eligible = self.steps + self._nth(now_us + late) + self.spec.steps_ahead
             if not self._stuck:
-                self._cut(now_us, self.spec.steps_ahead)
+                self._cut(now_us + late, self.spec.steps_ahead)
 
-    def abort(self, request: RequestId, now_us: Micros) -> None:
+    def abort(self, request: RequestId, now_us: Micros, *, late: bool = False) -> None:
         """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
         for sequence in self.waiting:
             if sequence.job.request == request:
@@ -99,7 +100,7 @@ class Engine:
                 break
         else:
             self._aborted.append(request)
-        self._cut(now_us)
+        self._cut(now_us + late)
 
     def abandon(self, now_us: Micros) -> None:
         """All connections are gone: it goes on, but nobody meets the gaps of what it has."""
@@ -224,13 +225,13 @@ class Engine:
         used = (self.spec.kv_blocks - self.store.available) * self.spec.block_size
         self._end_ps = now_ps + self._clock.fixed_ps(self._decoding) + self._clock.context_ps(self._sum_context, used)
 
-    def _cut(self, now_us: Micros, ahead: int = 0) -> None:
+    def _cut(self, now_us: int, ahead: int = 0) -> None:
         """A jump ends with the step that is under way, or `ahead` steps later if it lasts so long."""
         if self._jump is not None and self._stretch:
             self._stretch = min(self._stretch, self._nth(now_us) + ahead)
             self._end_ps = self._start_ps + self._jump.span_ps(self._stretch)
 
-    def _nth(self, now_us: Micros) -> int:
+    def _nth(self, now_us: int) -> int:
         """Which step of those under way runs at this time, counted from 1."""
         return 1 if self._jump is None else self._under_way((now_us - 1) * PS_PER_US + 1)
 

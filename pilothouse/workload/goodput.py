@@ -19,7 +19,12 @@ def goodput_note(objectives: Objectives, tenants: Mapping[str, Objectives]) -> s
 
 def _said(objectives: Objectives) -> str:
     limits = [(name, getattr(objectives, field)) for field, name in NAMES]
-    return " and ".join(f"{name} within {_duration(limit)}" for name, limit in limits if limit is not None)
+    more = f" + {_duration(objectives.ttft_us_per_1k)} per 1,000 prompt tokens" if objectives.ttft_us_per_1k else ""
+    return " and ".join(
+        f"{name} within {_duration(limit)}{more if name == 'TTFT' else ''}"
+        for name, limit in limits
+        if limit is not None
+    )
 
 
 def _duration(us: int) -> str:

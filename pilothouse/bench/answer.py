@@ -31,7 +31,7 @@ class Answer:
 
     __slots__ = (
         "_bytes_max", "_carrier", "_carry", "_ended", "_gaps", "_kept", "_last_us", "_now_us", "_size", "_status",
-        "chunks", "done", "end_us", "endpoint", "error", "first_us", "request", "scheduled_us", "sent_us", "usage",
+        "chunks", "done", "emulated", "end_us", "endpoint", "error", "first_us", "request", "scheduled_us", "sent_us", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Answer:
         self.usage = Usage()
         self.endpoint = self.error = ""
         self.done = False  # the stream said that it is whole
+        self.emulated = False  # whoever answered says that it is no engine
         self._gaps, self._ended, self._now_us, self._bytes_max = gaps, ended, now_us, bytes_max
         self._carrier: Carrier | None = None
         self._status = self._last_us = self._size = 0
@@ -78,6 +79,8 @@ class Answer:
         for name, value in head.fields:
             if name.lower() == b"x-pilothouse-endpoint":
                 self.endpoint = value.decode("latin-1")
+            elif name.lower() == b"x-emulated":
+                self.emulated = True
         if head.status == 200 and not head.media.startswith(b"text/event-stream"):
             self._end(now_us, "the answer is not a stream of events")
             return False

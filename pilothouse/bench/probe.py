@@ -39,7 +39,17 @@ async def inspect(settings: Settings, wanted_model: str, pool: Pool, clock: Cloc
     else:
         server = _with_words(server, settings.tokenizer or root)
     probe = _Probe(settings, pool, clock)
-    server = await probe.options(server)
+    names = [model.id for model in listed]
+    try:
+        server = await probe.options(server)
+    except UpstreamError as error:
+        if not names or name in names:
+            raise
+        what = f"the server has no model {name!r}, it has: {', '.join(names)} ({error})"
+        raise ConfigError([Problem("--model", what)]) from None
+    if names and name not in names:
+        note = f"the server lists {', '.join(names)}, and takes requests for {name} all the same"
+        server = msgspec.structs.replace(server, notes=[*server.notes, note])
     return await probe.lengths(server) if settings.prompts is Prompts.TEXT else server
 
 
@@ -57,9 +67,7 @@ def _choose(listed: list[Listed], asked: str, planned: str) -> tuple[str, str | 
     """Name and root of the model."""
     roots = {model.id: model.root for model in listed}
     if asked:
-        if listed and asked not in roots:
-            raise ConfigError([Problem("--model", f"the server has no model {asked!r}, it has: {', '.join(roots)}")])
-        return asked, roots.get(asked)
+        return asked, roots.get(asked)  # listed or not: some routers list names of their own
     if planned in roots:
         return planned, roots[planned]
     bases = [model.id for model in listed if model.parent is None]
@@ -114,7 +122,8 @@ class _Probe:
             if not answer.error:
                 told = ids and bool(read_answer(answer.stream)[1])
                 notes = [] if fixed else ["the server does not take ignore_eos and min_tokens: answers may end early"]
-                return msgspec.structs.replace(tried, token_ids=told, notes=notes)
+                emulated = server.emulated or answer.emulated  # a gateway may list models as its own
+                return msgspec.structs.replace(tried, token_ids=told, notes=notes, emulated=emulated)
             if not answer.error.startswith("HTTP 4"):
                 break
         assert answer is not None

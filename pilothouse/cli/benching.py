@@ -200,6 +200,8 @@ def _show(run: Run, wanted: Wanted) -> None:
         console.print(" " * (console.width - 1), end="\r")
     tables = console if str(wanted.json) == "-" else Console(width=None if console.is_terminal else console.width)
     print_runs([run], tables)
+    for note in [] if run.stages else run.notes:  # stopped before the first stage that is reported
+        tables.print(f"note: {note}", style="dim", highlight=False, markup=False, soft_wrap=True)
     for stage in run.stages:
         s = stage.summary
         if s.steady_seconds:

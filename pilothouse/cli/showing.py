@@ -19,7 +19,7 @@ from pilothouse.cli.running import prepare, read_config
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
-from pilothouse.core.commands import Route
+from pilothouse.core.commands import Reject, Route
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.policy import Registry, filters, pickers, queues, scorers
 from pilothouse.journal.replay import routes, verify
@@ -130,7 +130,7 @@ def _story(story: dict[str, Any]) -> None:
     if cached is not None:
         parts.append(f"{cached} tokens served from cache")
     if story["rejected"]:
-        parts.append(f"rejected: {story['rejected']['reason']}")
+        parts.append(f"rejected: {msgspec.convert(story['rejected'], Reject).reason}")
     console.print(f"[bold]{story['request']}[/]: " + ", ".join(parts))
 
 

@@ -300,7 +300,7 @@ class Dispatcher:
 
     def _admits(self, queue: Queue, arrived: events.Arrived, choice: Choice) -> bool:
         blocks, size, fresh = arrived.blocks, arrived.block_size, arrived.prompt_tokens
-        if choice.cached_tokens:
+        if choice.cached_tokens and size:
             fresh -= choice.endpoint.sharing.shared(blocks, choice.cached_tokens // size, size)
         return queue.admits(choice.endpoint, choice.uncached_tokens, fresh)
 
@@ -346,11 +346,11 @@ class Dispatcher:
             [tokens - c for c in cached],
             reports,
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
-            [self.fleet.speed(e) for e in candidates],
-            self._expected_output(arrived),
             self.sessions.endpoint(arrived.session),
             self.turns.get(arrived.model, 0),
             self.settings.seed,
+            [self.fleet.speed(e) for e in candidates],
+            self._expected_output(arrived),
         )
 
     def _expected_output(self, arrived: events.Arrived) -> float:

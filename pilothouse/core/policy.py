@@ -5,7 +5,7 @@ may know is in `Known`, so any profile can be judged on the same state as any ot
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.random_stream import Random, stream
 from pilothouse.core.request import Place
-from pilothouse.core.speed import Speed
+from pilothouse.core.speed import OUTPUT_TYPICAL, Speed
 from pilothouse.core.units import EndpointId, Micros
 
 
@@ -29,18 +29,18 @@ class Known:
     uncached_tokens: list[int]  # the rest: prefill work the request brings there
     reports: list[LoadReported | None]  # each engine's last load report; None when there is none or it is stale
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
-    speeds: list[Speed]  # what each endpoint's pool taught about step times
-    output_tokens: float  # expected of the answer
     session_endpoint: EndpointId | None  # where this conversation was served last
     turn: int  # decisions made for this model so far: rotates ties
     seed: int
+    speeds: list[Speed] = field(default_factory=list)  # what each endpoint's pool taught about step times
+    output_tokens: float = OUTPUT_TYPICAL  # expected of the answer
 
     def fresh_tokens(self, arrived: Arrived) -> list[int]:
         """Prompt tokens that each endpoint would have to keep in KV beside what its running requests use already: what it
         does not hold, and what it holds for nobody at present."""
         blocks, size, prompt = arrived.blocks, arrived.block_size, arrived.prompt_tokens
         return [
-            prompt - endpoint.sharing.shared(blocks, cached // size, size) if cached else prompt
+            prompt - endpoint.sharing.shared(blocks, cached // size, size) if cached and size else prompt
             for endpoint, cached in zip(self.endpoints, self.cached_tokens, strict=True)
         ]
 
@@ -54,11 +54,11 @@ class Known:
             [self.uncached_tokens[i] for i in pick],
             [self.reports[i] for i in pick],
             [self.others[i] for i in pick],
-            [self.speeds[i] for i in pick],
-            self.output_tokens,
             self.session_endpoint,
             self.turn,
             self.seed,
+            [self.speeds[i] for i in pick],
+            self.output_tokens,
         )
 
     def luck(self, arrived: Arrived) -> Random:

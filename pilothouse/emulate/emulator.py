@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 import msgspec
@@ -146,7 +147,8 @@ class Emulator:
             try:
                 self._server = await loop.create_server(lambda: Connection(self), self.host, self.port, backlog=1024)
             except OSError as error:
-                raise ConfigError([Problem("--port", f"cannot listen on {self.host}:{self.port}: {error}")]) from None
+                why = os.strerror(error.errno) if error.errno else str(error)
+                raise ConfigError([Problem("--port", f"cannot listen on {self.host}:{self.port}: {why}")]) from None
             self.port = self._server.sockets[0].getsockname()[1]
         elif not wanted and self._server is not None:
             self._server.close()

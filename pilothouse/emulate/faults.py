@@ -30,16 +30,28 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 NONE = Faults()
+NAMES = Faults.__struct_fields__
+SWITCHES = ("hang", "refuse", "crash")
 
 
 def parse_fault(text: str) -> tuple[int | None, Faults]:
     """`[REPLICA:]name=value,name,...` of the command line; without a number, all replicas. Raises ConfigError."""
     number, colon, rest = text.rpartition(":")
+    if colon and not number.isdigit():
+        raise _wrong(text, f"{number!r} is no replica's number")
     fields: dict[str, object] = {}
     for part in rest.split(","):
-        name, _, value = part.strip().partition("=")
-        fields[name] = value or True
+        name, given, value = part.strip().partition("=")
+        if name not in NAMES:
+            raise _wrong(text, f"unknown fault {name!r}, known: {', '.join(NAMES)}")
+        if not given and name not in SWITCHES:
+            raise _wrong(text, f"{name} needs a value")
+        fields[name] = value if given else True
     try:
         return int(number) if colon else None, msgspec.convert(fields, Faults, strict=False)
     except ValueError as error:
-        raise ConfigError([Problem("--fault", f"{text!r}: {error}; e.g. 1:slow=3 or error_rate=0.1")]) from None
+        raise _wrong(text, str(error)) from None
+
+
+def _wrong(text: str, what: str) -> ConfigError:
+    return ConfigError([Problem("--fault", f"{text!r}: {what}; e.g. 1:slow=3 or error_rate=0.1")])

@@ -85,5 +85,7 @@ class KvPublisher:
         except zmq.ZMQError as error:
             self._events.close(linger=0)
             self._replays.close(linger=0)
-            raise ConfigError([Problem("--kv-events-port", f"cannot bind {address}: {error}")]) from None
+            raise ConfigError(
+                [Problem("--kv-events-port", f"cannot bind {address}: {zmq.strerror(error.errno or 0)}")]
+            ) from None
         return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))

@@ -65,8 +65,14 @@ def settle(wanted: Wanted) -> Settings:
     precision = _named(precision_named, wanted.precision, "--precision", problems)
     if wanted.hashing not in HASHINGS:
         problems.append(Problem("--hashing", f"unknown: {wanted.hashing!r}; known: {', '.join(HASHINGS)}"))
-    if wanted.time_scale <= 0 or wanted.transfer_gb_per_s <= 0:
-        problems.append(Problem("--time-scale, --transfer-gb-per-s", "must be above zero"))
+    for option, value in (("--time-scale", wanted.time_scale), ("--transfer-gb-per-s", wanted.transfer_gb_per_s)):
+        if not value > 0:
+            problems.append(Problem(option, "must be above zero"))
+    if model is not None and model.heads % wanted.tp:
+        what = f"{model.name} has {model.heads} attention heads: vLLM splits them evenly, which {wanted.tp} does not"
+        problems.append(Problem("--tp", what))
+    if wanted.tokenizer is not None and not (wanted.tokenizer / "tokenizer.json").is_file():
+        problems.append(Problem("--tokenizer", f"there is no {wanted.tokenizer / 'tokenizer.json'}"))
     if problems or model is None or gpu is None or precision is None:
         raise ConfigError(problems)
     blocks = wanted.kv_blocks

@@ -68,6 +68,7 @@ class Watch:
         self._feed_task: asyncio.Task[None] | None = None
         self._silent_scrapes = 0
         self._silent = False
+        self._inspecting = asyncio.Lock()  # probes and scrapes both find restarts
 
     async def run(self) -> None:
         if self._pool.models:
@@ -136,7 +137,8 @@ class Watch:
         if restarted:
             await self._forget_blocks()
         if restarted or self._metrics is None or inspect:
-            await self._inspect(metrics)
+            async with self._inspecting:
+                await self._inspect(metrics)
         self._report(metrics)
         return metrics
 
@@ -174,7 +176,10 @@ class Watch:
             self._post(seen)
         self._listed(self.id, served)
         self.observed.models, self.observed.exact = names, exact
-        if source is not None and self.feed is None and served:
+        if source is not None and served and (self.feed is None or self.feed.source != source):
+            if self.feed is not None:  # a new process may publish elsewhere
+                await self._stop_feed()
+                self._post(BlocksCleared(self._now(), self.id))
             self._start_feed(source, served)
 
     async def _kv_source(self) -> Source | None:

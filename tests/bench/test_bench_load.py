@@ -284,8 +284,11 @@ def test_a_server_that_takes_less_is_asked_for_less() -> None:
 
 
 def test_nothing_is_sent_to_a_server_without_the_model_or_without_a_server() -> None:
-    with pytest.raises(ConfigError, match="no model 'z', it has: x, y"):
-        bench(stage(request("a", 0)), models=("x", "y"), model="z")
+    async def unknown(asked: Asked) -> AsyncIterator[bytes]:
+        yield plain(404, b'{"error":{"message":"no such model"}}')
+
+    with pytest.raises(ConfigError, match=r"no model 'z', it has: x, y \(.*no such model"):
+        bench(stage(request("a", 0)), script=unknown, models=("x", "y"), model="z")
     with pytest.raises(ConfigError, match="choose one of: x, y"):
         bench(stage(request("a", 0)), models=("x", "y"))
     running = Bench(
@@ -293,6 +296,22 @@ def test_nothing_is_sent_to_a_server_without_the_model_or_without_a_server() -> 
     )
     with pytest.raises(UpstreamError, match=r"127\.0\.0\.1:1"):
         asyncio.run(running.run())
+
+
+def test_a_router_that_lists_other_names_is_asked_for_the_model_all_the_same() -> None:
+    ran = bench(stage(request("a", 0)), models=("unknown",), model="m")
+    assert not ran["a"].error and ran.server.asked[0].body["model"] == "m"
+    assert any("lists unknown" in note for note in ran.run.notes)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_an_emulator_behind_a_gateway_is_known_by_its_header(emulated: bool) -> None:
+    async def script(asked: Asked) -> AsyncIterator[bytes]:
+        yield HEAD[:-2] + b"X-Emulated: somebody\r\n\r\n" if emulated else HEAD
+        yield token(asked) + end(asked, 1)
+
+    ran = bench(stage(request("a", 0, output=1)), script=script)
+    assert not ran["a"].error and ran.run.label == ("Emulated" if emulated else "Measured")
 
 
 def test_the_first_requests_only() -> None:

@@ -26,7 +26,7 @@ def problems(text: str) -> list[str]:
 
 def test_the_smallest_configuration() -> None:
     config = load(POOLS)
-    assert (config.listen, config.policy, config.timeouts.connect) == ("127.0.0.1:8080", "cache_and_load", 2_000_000)
+    assert (config.listen, config.policy, config.timeouts.connect) == ("127.0.0.1:8080", "marginal_cost", 2_000_000)
     assert config.pools[0].endpoints[0].url == "http://a:8000"
 
 
@@ -90,7 +90,10 @@ BAD = [
     ("a: !!python/object:os.system x", ["f: is not YAML: "]),
     ("a: " + "[" * 3000, ["f: is not YAML: "]),
     (POOLS + "policy: cache_and_lod", ["f: policy: unknown policy 'cache_and_lod', did you mean 'cache_and_load'?"]),
-    (POOLS + "policy: zzz", ["f: policy: unknown policy 'zzz', known: cache_and_load, least_requests, random, "]),
+    (
+        POOLS + "policy: zzz",
+        ["f: policy: unknown policy 'zzz', known: cache_and_load, least_requests, marginal_cost, "],
+    ),
     (POOLS + "policy: 3", ["f: policy: must be a name or a mapping with filters, scorers and picker"]),
     (POOLS + "policy: {scorer: []}", ["f: policy.scorer: unknown field, known: name, filters, scorers, picker"]),
     (POOLS + "policy: {scorers: queue_depth}", ["f: policy.scorers: must be a list"]),

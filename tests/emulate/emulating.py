@@ -21,7 +21,7 @@ FAST = 200.0  # a step of 20 ms takes 0.1
 
 
 @contextmanager
-def emulated(cache: Path, replicas: int = 1, **more: Any) -> Iterator["list[Api]"]:
+def emulated(cache: Path, replicas: int = 1, *, port: int = 0, **more: Any) -> Iterator["list[Api]"]:
     """Engines that listen inside the block."""
     options = {"model": "qwen3-32b", "gpu": "h100", "tp": 2, "served_name": "tiny", "time_scale": FAST} | more
     settings = settle(Wanted(**options))
@@ -29,7 +29,7 @@ def emulated(cache: Path, replicas: int = 1, **more: Any) -> Iterator["list[Api]
     held: dict[str, Any] = {}
 
     async def run() -> None:
-        async with emulators(settings, replicas, cache=cache) as running:
+        async with emulators(settings, replicas, port=port, cache=cache) as running:
             held["loop"], held["running"] = asyncio.get_running_loop(), running
             ready.set()
             await stopped.wait()

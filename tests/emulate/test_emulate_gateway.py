@@ -1,6 +1,7 @@
 """Our gateway in front of emulated engines: it takes them for exact, and sends a repeated prompt to who holds it."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,33 @@ def test_the_gateway_follows_them_exactly_and_routes_to_the_holder(tmp_path: Pat
                 assert int(headers["x-pilothouse-cached-tokens"]) == cached and headers["x-emulated"] == "pilothouse"
         assert gateway.stop() == 0
     assert gateway.verified().differences == 0
+
+
+def test_an_engine_that_comes_back_with_other_kv_addresses_is_followed_there(tmp_path: Path, cache: Path) -> None:
+    with ExitStack() as first_life:
+        (engine,) = first_life.enter_context(emulated(cache))
+        before = published_at(engine)
+        with Gateway.start(tmp_path, fleet(engine.url)) as gateway:
+            follows(gateway)
+            with first_life.pop_all():
+                pass
+            with emulated(cache, port=engine.port) as (engine,):
+                assert published_at(engine) != before
+                assert wait_until(lambda: gateway.endpoint("a")["kv_feed"]["events"] == 0, WAIT_S)
+                follows(gateway)
+                assert gateway.status()["degraded"] == []
+
+
+def published_at(engine: Api) -> str:
+    return str(engine.get("/kv_event_sources")["0"]["endpoint"])
+
+
+def follows(gateway: Gateway) -> None:
+    """What the gateway says of a repeated prompt's cache is what its events told."""
+    assert wait_until(gateway.is_steering, WAIT_S)
+    body = json.dumps(chat("A long story. " * 40)).encode()
+    for _ in range(2):
+        status, raw, headers = Api(gateway.url).ask("POST", CHAT, body)
+        cached = json.loads(raw)["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert status == 200 and int(headers["x-pilothouse-cached-tokens"]) == cached
+    assert wait_until(lambda: gateway.endpoint("a")["kv_feed"]["events"] > 0, WAIT_S)

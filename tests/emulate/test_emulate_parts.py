@@ -207,7 +207,7 @@ def test_faults_on_the_command_line(text: str, expected: tuple[int | None, Fault
     assert parse_fault(text) == expected
 
 
-@pytest.mark.parametrize("text", ["slow", "slwo=3", "x:slow=2", "error_rate=2", "slow=0"])
+@pytest.mark.parametrize("text", ["slow", "slow=", "slwo=3", "x:slow=2", "error_rate=2", "slow=0", ""])
 def test_wrong_faults_are_said(text: str) -> None:
     with pytest.raises(ConfigError, match="--fault"):
         parse_fault(text)
@@ -223,6 +223,8 @@ def test_wrong_faults_are_said(text: str) -> None:
         ({"tp": 1, "model": "llama-3.1-70b"}, "--tp"),
         ({"time_scale": 0.0}, "--time-scale"),
         ({"step_time": Path("nowhere.json")}, "--step-time"),
+        ({"tokenizer": Path("nowhere")}, "--tokenizer"),
+        ({"tp": 3}, "--tp"),  # 64 heads
     ],
 )
 def test_wrong_settings_are_said(wrong: dict[str, Any], where: str) -> None:

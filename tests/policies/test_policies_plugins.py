@@ -64,9 +64,7 @@ def setting(*fleet: At, turn: int = 0, seed: int = 0, request: str = "r") -> Set
     cached, others = [at.cached for at in fleet], [at.others for at in fleet]
     session = next((EndpointId(e.id) for e, at in zip(endpoints, fleet, strict=True) if at.session), None)
     uncached = [TOKENS - c for c in cached]
-    known = Known(
-        Micros(0), endpoints, cached, uncached, reports, others, [Speed()] * len(fleet), 256.0, session, turn, seed
-    )
+    known = Known(Micros(0), endpoints, cached, uncached, reports, others, session, turn, seed, [Speed()] * len(fleet))
     return Setting(known, arrived(request, TOKENS))
 
 

@@ -14,6 +14,10 @@ from pilothouse.workload.requests import Planned, Stage, Workload
 ASIDE = "not counted"  # tenant of requests that make load and are in no figure
 STAGE = "recorded"
 SIZE = 16  # tokens of a block where no prompt names any
+WARM = (
+    "caches were warm when what is left of the journal begins, and are empty when the simulation does: --from leaves the "
+    "first minutes out of the figures and still simulates them"
+)
 OPEN_LOOP = (
     "arrivals keep their recorded times: a client that would have waited for an earlier answer is not slowed down by a "
     "slower fleet, nor sped up by a faster one"
@@ -243,6 +247,8 @@ def _notes(day: Day, inside: Sequence[Ask], models: Sequence[str]) -> list[str]:
             f"{day.altered} conversations went on otherwise than they had been answered, or their blocks were gone by "
             "then: what they add to the cache is not known and left out"
         )
+    if day.is_warm and inside[0] is day.asks[0]:
+        found.append(WARM)
     if day.gaps:
         found.append(f"the journal has {day.gaps} gaps: segments that are missing")
     ends = {endpoint: day.engines[endpoint].gone_us for endpoint in serving(day, models)}

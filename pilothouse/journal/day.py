@@ -80,6 +80,7 @@ class Day:
     events: int = 0
     asks: list[Ask] = field(default_factory=list)
     engines: dict[EndpointId, Engine] = field(default_factory=dict)
+    is_warm: bool = False  # the gateway had been running when the first segment that is left began
     gaps: int = 0  # segments that are missing between others
     altered: int = 0  # conversations that went on otherwise than they were answered, or whose blocks were gone by then
     _open: dict[RequestId, Ask] = field(default_factory=dict)
@@ -209,6 +210,7 @@ def _take_segment(day: Day, segment: Segment) -> None:
 
 def _know(day: Day, segment: Segment) -> None:
     """Engines that were there before the first entry that is left."""
+    day.is_warm = day.is_warm or not day.events
     try:
         state = msgspec.msgpack.decode(segment.snapshot, type=DispatcherState)
     except msgspec.MsgspecError as error:

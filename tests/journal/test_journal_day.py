@@ -18,7 +18,7 @@ from pilothouse.core.events import (
     FirstToken,
 )
 from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
-from pilothouse.journal.asked import ASIDE, asked, outcomes
+from pilothouse.journal.asked import ASIDE, WARM, asked, outcomes
 from pilothouse.journal.day import Day, read_day
 from tests.journal.days import conversations, record
 
@@ -140,6 +140,8 @@ def test_segments_say_the_same_as_one(tmp_path: Path) -> None:
     parts[0].unlink()  # the oldest goes when there are too many
     parts[2].unlink()
     rest = read_day(tmp_path / "many")
+    assert WARM in asked(rest).notes and WARM not in asked(many).notes
+    assert WARM not in asked(rest, from_us=3_000_000).notes
     assert list(rest.engines) == list(one.engines) and rest.gaps == 1 and 0 < len(rest.asks) < len(one.asks)
 
 

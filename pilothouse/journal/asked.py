@@ -242,6 +242,12 @@ def _notes(day: Day, inside: Sequence[Ask], models: Sequence[str]) -> list[str]:
         found.append(
             f"{failed} requests were not served when recorded; the simulated engines do not fail by themselves"
         )
+    limited = sum(ask.arrived.output_tokens_max is not None for ask in inside)
+    if limited:
+        found.append(f"{limited} requests said how long their answer may be; the simulated gateway is not told")
+    pinned = sum(ask.arrived.pinned is not None for ask in inside)
+    if pinned:
+        found.append(f"{pinned} requests had to go to the engine that holds their state; here they go anywhere")
     if day.altered:
         found.append(
             f"{day.altered} conversations went on otherwise than they had been answered, or their blocks were gone by "

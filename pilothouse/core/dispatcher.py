@@ -175,6 +175,7 @@ class Dispatcher:
     def _cancelled(self, event: events.Cancelled) -> list[AnyCommand]:
         request = self.requests.pop(event.request)
         self.waiting.remove(event.request)
+        self.fleet.let_go(request)
         self.index.ended(event.request, event.at_us, computed=not request.prefilling)
         self.fleet.release(request, event.at_us)
         return self._drain()
@@ -237,6 +238,7 @@ class Dispatcher:
 
     def _reject(self, request: Request, reason: RejectReason) -> list[AnyCommand]:
         del self.requests[request.arrived.request]
+        self.fleet.let_go(request)
         return [Reject(request.arrived.request, RejectReason.BUSY if request.busy else reason, SECOND)]
 
     def _drain(self) -> list[AnyCommand]:
@@ -273,15 +275,15 @@ class Dispatcher:
     def _route(self, request: Request) -> Route | None:
         """Chooses an endpoint and charges it. None if there is nobody to choose."""
         arrived = request.arrived
+        self.fleet.let_go(request)
         left_out: dict[str, int] = {}
         candidates = self._candidates(request, left_out)
         choice = self._choose(request, candidates, left_out) if candidates else None
-        request.held = False
         if choice is None:
             return None
         queue = self.profile.queue
         if queue is not None and not self._admits(queue, arrived, choice):
-            request.held = True
+            self.fleet.hold(request, choice.endpoint, choice.uncached_tokens)
             return None
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1

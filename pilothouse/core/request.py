@@ -37,5 +37,6 @@ class Request:
     routed_at_us: Micros = Micros(0)
     reading: Reading | None = None  # the endpoint's meter when its first token was seen
     waiting_until_us: Micros = Micros(0)  # deadline in the waiting room; 0 = never waited
-    held: bool = False  # it waits for the endpoint it wants to have less to do, not for want of endpoints
+    held_for: EndpointId | None = None  # it waits for this endpoint to have less to do, not for want of endpoints
+    held_tokens: int = 0  # charged to that endpoint meanwhile
     place: Place | None = None  # in the line, since it first waited

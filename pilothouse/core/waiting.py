@@ -40,7 +40,9 @@ class Waiting:
     def add(self, request: Request, now_us: Micros) -> bool:
         """False when the room is full or the request has waited long enough."""
         if request.waiting_until_us == 0:
-            request.waiting_until_us = Micros(now_us + (self.held_us_max if request.held else self.wait_us_max))
+            request.waiting_until_us = Micros(
+                now_us + (self.held_us_max if request.held_for is not None else self.wait_us_max)
+            )
         if len(self.line) >= self.requests_max or now_us >= request.waiting_until_us:
             return False
         if request.place is None:

@@ -59,11 +59,11 @@ class MarginalCost(Scorer, frozen=True):
         a, b, c, p, q = speed.theta
         decoding, running = endpoint.decoding + others, endpoint.in_flight + others
         own_us = uncached * (p + q * (prompt - uncached / 2))
-        wait_us = p * endpoint.prefill_tokens + q * endpoint.prefill_squares + own_us
+        wait_us = p * (endpoint.prefill_tokens + endpoint.held_tokens) + q * endpoint.prefill_squares + own_us
         step_us = a + b * (running + 1) + c * (endpoint.distinct_tokens + fresh)
         answer_us, crowd_us = answer * step_us, running * answer * (b + c * fresh)
         cost_us = wait_us + answer_us + self.stall_share * own_us * decoding + crowd_us
-        short = endpoint.kv_used_tokens + endpoint.prefill_tokens + fresh - endpoint.kv_tokens
+        short = endpoint.kv_used_tokens + endpoint.prefill_tokens + endpoint.held_tokens + fresh - endpoint.kv_tokens
         if short > 0 and endpoint.kv_tokens:
             freed = (endpoint.distinct_tokens + running * answer / 2) / max(answer_us, 1.0)  # tokens per microsecond
             cost_us += short / max(freed, FREED_MIN)

@@ -1,7 +1,7 @@
 """The composition root: a configuration becomes a dispatcher, a scenario a run. Nothing else builds parts of two layers
 together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.errors import JournalError
 from pilothouse.core.health import HealthSettings
+from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.journal.log import Header
 from pilothouse.perf.coefficients import step_time
@@ -23,12 +24,13 @@ from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
 from pilothouse.sim.admission import FirstChunk, WholePrompt
 from pilothouse.sim.delays import Delays
+from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
 from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
-from pilothouse.workload.requests import total_requests
+from pilothouse.workload.requests import Workload, total_requests
 from pilothouse.workload.spec import Recipe
 
 assert policies  # importing it fills the registries
@@ -106,24 +108,41 @@ def simulate(
     """
     profile_, workload = policy_named(policy), recipe.make(seed, load)
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
-    rules = DispatcherSettings(seed=seed, strict=True, waiting_max=ENGINES_TAKE)
-    driver = world(
+    driver = played(
         fleet(scenario, knowledge),
-        [Dispatcher(rules, profile_) for _ in range(scenario.gateways)],
+        DispatcherSettings(seed=seed, strict=True, waiting_max=ENGINES_TAKE),
+        profile_,
         workload,
+        gateways=scenario.gateways,
         faults=[part for fault in scenario.faults for part in faults(fault, scenario)],
-        samples_max=SAMPLES_MAX,
+        progress=progress,
     )
+    general = objectives(scenario.objectives)
+    tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
+    notes = [goodput_note(general, tenants), *(pool_note(pool) for pool in scenario.pools)]
+    notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
+    return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
+
+
+def played(
+    fleet: Fleet,
+    rules: DispatcherSettings,
+    profile: Profile,
+    workload: Workload,
+    *,
+    gateways: int = 1,
+    faults: Sequence[Fault] = (),
+    progress: Callable[[float], None] | None = None,
+) -> Driver:
+    """A workload through dispatchers and simulated engines, to its end."""
+    several = [Dispatcher(rules, profile) for _ in range(gateways)]
+    driver = world(fleet, several, workload, faults=faults, samples_max=SAMPLES_MAX)
     total, entries = max(1, total_requests(workload.stages)), 0
     while driver.advance():
         entries += 1
         if progress is not None and entries % TOLD_EVERY == 0:
             progress(sum(len(result.outcomes) for result in driver.results) / total)
-    general = objectives(scenario.objectives)
-    tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
-    notes = [goodput_note(general, tenants), *(_pool_note(pool) for pool in scenario.pools)]
-    notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
-    return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
+    return driver
 
 
 def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
@@ -186,7 +205,7 @@ def faults(fault: PlannedFault, scenario: Scenario) -> list[Fault]:
     return [Fault(FaultKind(fault.kind), EndpointId(name), fault.at.us, until_us, fault.factor) for name in hit]
 
 
-def _pool_note(pool: Replicas) -> str:
+def pool_note(pool: Replicas) -> str:
     """What the figures stand on, and how firmly."""
     spec = engine_spec(pool)
     off = "" if spec.step_time.error is None else f" (error {spec.step_time.error:.0%})"

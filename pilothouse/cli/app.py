@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, calibrating, running, showing, simulating
+from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating, tuning
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -98,9 +98,29 @@ def status(
 def replay(
     journal: Annotated[Path, typer.Argument(help="journal directory, or one segment", exists=True)],
     verify: Annotated[bool, typer.Option("--verify", help="same events, same commands? exit status 1 if not")] = False,
+    what_if: Annotated[
+        Path | None, typer.Option(help="simulate the recorded arrivals under this pilothouse.yaml or scenario")
+    ] = None,
+    begin: Annotated[str, typer.Option("--from", help="count from here on, after the journal's begin, e.g. 10m")] = "",
+    until: Annotated[str, typer.Option(help="simulate no longer than this, after the journal's begin")] = "",
+    model: Annotated[str, typer.Option(help="which model, where several are on different engines")] = "",
+    step_time: Annotated[
+        Path | None, typer.Option(help="file of `pilothouse calibrate`; default: learned from the journal")
+    ] = None,
+    objectives: Annotated[
+        str, typer.Option(help="what goodput counts, e.g. ttft=500ms,tpot=50ms; default: the scenario's")
+    ] = "",
+    label: Annotated[str, typer.Option(help="of what was recorded: Measured, or Emulated engines")] = "Measured",
+    out: Annotated[Path | None, typer.Option(help="write a report here (HTML)")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="the runs, for `pilothouse report`")] = None,
 ) -> None:
-    """Run a journal's events through a fresh dispatcher."""
-    showing.replay(journal, verify)
+    """Run a journal's events through a fresh dispatcher, or its arrivals under another configuration."""
+    if what_if is None or verify:
+        showing.replay(journal, verify)
+    if what_if is not None:
+        replaying.what_if(
+            replaying.Asked(journal, what_if, begin, until, model, step_time, objectives, label, out, as_json)
+        )
 
 
 @app.command()
@@ -116,6 +136,44 @@ def sim(
 ) -> None:
     """Simulate a fleet in virtual time: policies x loads x seeds, a table, and a report to look at."""
     simulating.sim(scenario, simulating.Asked(seed, policy, load, out, as_json, jobs))
+
+
+@app.command()
+@exits_with_problems
+def tune(
+    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML), as `sim` reads it")],
+    policy: Annotated[str, typer.Option(help="whose numbers to search; default: the scenario's first policy")] = "",
+    objective: Annotated[
+        str, typer.Option(help="goodput, ttft, ttft_p99, tpot, itl_p99, e2e, throughput ...; default: goodput or ttft")
+    ] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="search this one, e.g. stall_share or queue.stretch=1:10; repeatable; default: all"),
+    ] = None,
+    seeds_train: Annotated[int, typer.Option(min=1, max=100, help="seeds to search on")] = 4,
+    seeds_held_back: Annotated[int, typer.Option(min=3, max=100, help="seeds to confirm on")] = 6,
+    evaluations: Annotated[int, typer.Option(min=4, help="candidates x training seeds to simulate at most")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="of the search; the same one finds the same")] = 1,
+    out: Annotated[Path | None, typer.Option(help="file for the policy found (YAML)")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="runs on held-back seeds, for `report`")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes at once; default: one per core")] = None,
+) -> None:
+    """Search a policy's numbers in simulation, and confirm on other seeds. Ctrl-C gives the best so far."""
+    tuning.tune(
+        scenario,
+        tuning.Asked(
+            policy,
+            objective,
+            tuple(parameter or ()),
+            seeds_train,
+            seeds_held_back,
+            evaluations,
+            seed,
+            out,
+            as_json,
+            jobs,
+        ),
+    )
 
 
 @app.command()

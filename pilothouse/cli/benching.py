@@ -114,7 +114,7 @@ def _settings(wanted: Wanted, problems: list[Problem]) -> Settings | None:
     if wanted.tokenizer and not Path(wanted.tokenizer).is_dir():
         problems.append(Problem("--tokenizer", f"there is no directory {wanted.tokenizer}"))
     timeout = _duration("--timeout", wanted.timeout, problems)
-    objectives = _objectives(wanted.objectives, problems)
+    objectives = objectives_of(wanted.objectives, problems)
     vocabulary = _vocabulary(wanted.vocabulary, problems)
     if len(problems) > before:
         return None
@@ -151,7 +151,7 @@ def _duration(option: str, text: str, problems: list[Problem]) -> Duration:
     return value
 
 
-def _objectives(text: str, problems: list[Problem]) -> Objectives:
+def objectives_of(text: str, problems: list[Problem]) -> Objectives:
     limits = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.strip().partition("=")

@@ -160,7 +160,7 @@ def _decision(route: Route, at_us: int | None) -> None:
 
 def replay(journal: Path, wants_verify: bool) -> None:
     if not wants_verify:
-        raise ConfigError([Problem("replay", "say what to do with the journal: --verify")])
+        raise ConfigError([Problem("replay", "say what to do with the journal: --verify, or --what-if FILE")])
     result = verify(journal, build.replayed_dispatcher)
     typer.echo(
         f"{result.segments} segments, {result.events} events, {result.commands} commands, {result.differences} differences"

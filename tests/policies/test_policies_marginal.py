@@ -73,8 +73,10 @@ def test_somebody_costs_least_and_scores_one(fleet: list[State]) -> None:
 @quick
 @given(fleets, st.sampled_from(sorted(COSTLY)))
 def test_more_to_compute_more_queued_more_running_never_helps(fleet: list[State], what: str) -> None:
-    """As long as there is room: who waits for memory waits shorter where more requests are about to give theirs back."""
-    state, *rest = [one | {"kv_blocks": 0} for one in fleet]
+    """Whoever was preferred to an endpoint is so when that has more to do; the fleet's means change for all alike.
+
+    As long as there is room: who waits for memory waits shorter where more requests are about to give theirs back."""
+    state, *rest = [one | {"kv_blocks": 0, "pace": 1.0} for one in fleet]
     fleet = [state, *rest]
     worse = state | {
         what: min(TOKENS, state[what] + COSTLY[what]) if what == "uncached" else state[what] + COSTLY[what]
@@ -82,8 +84,8 @@ def test_more_to_compute_more_queued_more_running_never_helps(fleet: list[State]
     if what == "decoding":
         worse["in_flight"] = max(state["in_flight"], state["decoding"]) + 1
     before, after = scores(fleet), scores([worse, *rest])
-    assert after[0] <= before[0] * (1 + 1e-12)
-    assert all(a >= b * (1 - 1e-12) for a, b in zip(after[1:], before[1:], strict=True))
+    preferred = [i for i in range(1, len(fleet)) if before[i] >= before[0]]
+    assert all(after[i] >= after[0] * (1 - 1e-9) for i in preferred)
 
 
 @quick

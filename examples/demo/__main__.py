@@ -20,6 +20,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
 from examples.demo.fleet import MODEL, REPLICAS, DemoFailed, fleet, say
 from pilothouse.live.stories import Story
+from pilothouse.policies.profiles import DEFAULT
 from rig.model import Shape, tiny_model
 
 Transcript = dict[tuple[str, int], str]  # what a chat was answered in a turn
@@ -51,7 +52,7 @@ async def main(against: str) -> None:
     seconds["model"] = time.monotonic() - started
     transcript: Transcript = {}
     runs = {}
-    for policy in ("cache_and_load", against):
+    for policy in (DEFAULT, against):
         say(f"\n== {policy}: {REPLICAS} fresh engines with empty caches")
         begun = time.monotonic()
         async with fleet(model, policy) as (api, control), talking(api) as client:

@@ -24,15 +24,12 @@ from benchmarks.ladder import LLMD, METRICS, WARM_UP, Ladder, engine, profile_fo
 from benchmarks.report import Target, finish, say, table
 from benchmarks.silicon import SHARED, silicon, step_times
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
-from pilothouse.core.events import Arrived
-from pilothouse.core.policy import Known, Picker, Scorer
-from pilothouse.core.selection import Named, Profile
+from pilothouse.core.selection import Profile
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.perf.memory import Precision, kv_gib, kv_tokens
 from pilothouse.policies.profiles import PROFILES
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, RIVALS, CacheKnowledge, Knows
-from pilothouse.policies.rivals.choosing import BestRandomTie
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool, summaries, world
@@ -55,40 +52,6 @@ KV_MEASURED = [  # model, TP, precision, utilisation, GiB per GPU: published by 
     ("Qwen/Qwen3-32B", 1, "bf16", 0.9, 4.45),
     ("Qwen/Qwen3-32B", 2, "bf16", 0.9, 34.49),
 ]
-
-
-class NoHitLru(Scorer, frozen=True):
-    """llm-d's no-hit LRU with its memory, which the shipped approximation must do without. Shares `order` with the
-    picker. For reproducing the published runs only."""
-
-    order: list[str]  # endpoints, the one whose last cold assignment is longest ago first
-
-    def score(self, arrived: Arrived, known: Known) -> list[float]:
-        if any(known.cached_tokens) or len(known.endpoints) == 1:
-            return [0.5] * len(known.endpoints)
-        ids = [endpoint.id for endpoint in known.endpoints]
-        self.order.extend(i for i in ids if i not in self.order)
-        return [1.0 - self.order.index(i) / (len(self.order) - 1) for i in ids]
-
-
-class RememberCold(Picker, frozen=True):
-    """The best, equal ones drawn from; remembers who got a cold prompt."""
-
-    order: list[str]
-
-    def pick(self, arrived: Arrived, known: Known, totals: list[float]) -> int:
-        index = BestRandomTie().pick(arrived, known, totals)
-        if not any(known.cached_tokens) and known.endpoints[index].id in self.order:
-            self.order.remove(known.endpoints[index].id)
-            self.order.append(known.endpoints[index].id)
-        return index
-
-
-def llmd() -> Profile:
-    """llm-d's default weights, with the memory of cold assignments that llm-d has."""
-    base, order = RIVALS[LLMD], list[str]()
-    named = [Named(n.name, NoHitLru(order), n.weight) if "lru" in n.name else n for n in base.scorers]
-    return Profile(base.name, [], named, RememberCold(order))
 
 
 def kv_capacity(figures: dict[str, float]) -> None:
@@ -132,7 +95,7 @@ def climb(fleet: Fleet, profile: Profile, loads: list[Load], seed: int) -> list[
 def one(spec: EngineSpec, ladder: Ladder, name: str, seed: int) -> list[Summary]:
     """One seed; in a process of its own."""
     known = LLMD_KNOWS if name == LLMD else CACHE_KNOWLEDGE.get(name) or CacheKnowledge(Knows.PRECISE, None, SECOND)
-    profile = llmd() if name == LLMD else {**PROFILES, **RIVALS}[name]
+    profile = {**PROFILES, **RIVALS}[name]
     return climb(ladder_fleet(spec, ladder.replicas, known), profile, [rung.load for rung in ladder.rungs], seed)
 
 

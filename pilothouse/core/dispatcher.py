@@ -51,7 +51,7 @@ class Dispatcher:
 
     def __init__(self, settings: DispatcherSettings, profile: Profile) -> None:
         self.settings, self.profile = settings, profile
-        self.fleet = Fleet(settings.report_stale_us)
+        self.fleet = Fleet(settings.report_stale_us, profile.uses_speeds)
         self.index = KvIndex(settings.index_blocks_max)
         self.health = Health(self.fleet, settings.health)
         self.waiting = Waiting(settings.waiting_max, settings.wait_us_max, settings.held_us_max)

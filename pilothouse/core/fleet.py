@@ -77,6 +77,7 @@ class Fleet:
     """All endpoints in registration order, and the charges on them."""
 
     stale_us: Micros = Micros(10 * SECOND)  # a report older than this says nothing
+    learning: bool = True  # speeds and lengths
     endpoints: dict[EndpointId, Endpoint] = field(default_factory=dict)
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
@@ -219,11 +220,15 @@ class Fleet:
             rate = request.ahead_tokens / took_us
             old = endpoint.prefill_rate
             endpoint.prefill_rate = rate if old == 0 else old + RATE_WEIGHT * (rate - old)
+        if not self.learning:
+            return
         batch = FIRST_STEPS * endpoint.decoding, FIRST_STEPS * endpoint.distinct_tokens
         features = (FIRST_STEPS, *batch, float(request.ahead_tokens), float(request.ahead_squares))
         self.speed(endpoint).learn(features, float(took_us))
 
     def _learn_decode(self, request: Request, endpoint: Endpoint, output_tokens: int) -> None:
+        if not self.learning:
+            return
         self.lengths.learn(request.arrived.model, output_tokens)
         began, now = request.reading, endpoint.meter
         if began is None or output_tokens < OUTPUT_SAMPLE_MIN or now.at_us <= began.at_us:

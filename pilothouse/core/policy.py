@@ -7,7 +7,7 @@ may know is in `Known`, so any profile can be judged on the same state as any ot
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -68,6 +68,8 @@ class Known:
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all plugins."""
+
+    uses_speeds: ClassVar[bool] = False  # of `Known.speeds` and `Known.output_tokens`: else nobody learns them
 
 
 class Filter(Policy, frozen=True):

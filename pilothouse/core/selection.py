@@ -31,6 +31,11 @@ class Profile(msgspec.Struct, frozen=True):
     picker: Picker
     queue: Queue | None = None  # None: everything is sent at once
 
+    @property
+    def uses_speeds(self) -> bool:
+        parts = [policy for _, policy in self.filters] + [named.scorer for named in self.scorers]
+        return any(part.uses_speeds for part in [*parts, self.picker, *([self.queue] if self.queue else [])])
+
 
 @dataclass(slots=True)
 class Choice:

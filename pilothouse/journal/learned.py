@@ -80,6 +80,7 @@ def _learn_segment(
 ) -> dict[str, Remembering]:
     dispatcher = make(segment.header, segment.snapshot)
     speeds: dict[str, Remembering] = {}
+    dispatcher.fleet.learning = True  # whatever the recorded policy made of it
     for endpoint in dispatcher.fleet.endpoints.values():
         speeds[endpoint.seen.pool] = _remembering(dispatcher.fleet.speeds.get(endpoint.seen.pool))
     dispatcher.fleet.speeds.update(speeds)

@@ -1,6 +1,7 @@
 """The default scorer: what choosing an endpoint costs everybody, in seconds, from speeds learned online."""
 
 from operator import add
+from typing import ClassVar
 
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
@@ -36,6 +37,8 @@ class MarginalCost(Scorer, frozen=True):
     it as well. Both weights were chosen on the workloads of `benchmarks/policies.py`, all of them with the same values.
     Source of the form: marginal cost of a job in a shared server; step time as in `perf/step_time.py`.
     """
+
+    uses_speeds: ClassVar[bool] = True
 
     stall_share: float = 0.3
     displacement: float = 3.0

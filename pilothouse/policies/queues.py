@@ -1,5 +1,7 @@
 """Queues: who waits at the gateway instead of inside an engine, and in which order."""
 
+from typing import ClassVar
+
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.policy import Known, Queue, queues
@@ -19,6 +21,8 @@ class ShortQueues(Queue, frozen=True):
     Signals: in-flight ledger and learned speeds (current), KV index; KV use by the last report.
     Source: earliest deadline first is optimal while all can be in time, shortest first is when they cannot.
     """
+
+    uses_speeds: ClassVar[bool] = True
 
     step_tokens: int = 8192  # an engine's budget of one step: vLLM's max_num_batched_tokens
     patience_us: Micros = Micros(2 * SECOND)

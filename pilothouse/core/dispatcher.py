@@ -268,6 +268,8 @@ class Dispatcher:
                 routes.append(route)
                 continue
             stuck.append(request)
+            if request.held_for is None:
+                self.waiting.hasten(request, self.now_us)
             misses_left -= request.arrived.pinned is None
         for request in stuck:
             self.waiting.stand_again(request)

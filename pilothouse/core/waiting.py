@@ -98,6 +98,13 @@ class Waiting:
                 return request
         return None
 
+    def hasten(self, request: Request, now_us: Micros) -> None:
+        """It waited for an endpoint it could have had, and now there is none: from here on it waits as if for any."""
+        until_us = Micros(now_us + self.wait_us_max)
+        if until_us < request.waiting_until_us:
+            request.waiting_until_us = until_us
+            self._push(self._deadlines, len(self.line), until_us, request)
+
     def stand_again(self, request: Request) -> None:
         """It was taken out of its order and found nobody."""
         line, place = self.lines[request.arrived.model], request.place
@@ -109,7 +116,7 @@ class Waiting:
         late = []
         while self._deadlines and (self._deadlines[0][0] <= now_us or not self._lives(self._deadlines[0][2])):
             request = heappop(self._deadlines)[2]
-            if self._lives(request):
+            if self._lives(request) and request.waiting_until_us <= now_us:
                 late.append(request)
                 self.remove(request.arrived.request)
         return late

@@ -59,6 +59,31 @@ class Hashing(Settings, frozen=True, kw_only=True):
     seed: Annotated[str | None, Meta(description="PYTHONHASHSEED of the engines, if they set one")] = None
 
 
+class Connector(Settings, frozen=True, kw_only=True):
+    """How engines hand KV to each other: as they were started."""
+
+    type: Annotated[
+        str,
+        Meta(
+            pattern="^(nixl|nixl_push|files|mooncake|mooncake_store|lmcache|offloading|multi|sglang)$",
+            description="nixl, nixl_push, files, mooncake, mooncake_store, lmcache, offloading, multi, sglang",
+        ),
+    ]
+    carrier: Annotated[str, Meta(description="of `multi`: which of its connectors hands prompts over, e.g. nixl")] = (
+        "nixl"
+    )
+    lease: Annotated[
+        Duration,
+        Meta(description="how long a prefill engine keeps KV that nobody has fetched (vLLM: kv_lease_duration)"),
+    ] = duration(30 * SECOND)
+    port: Annotated[
+        int | None,
+        Meta(
+            ge=1, le=65535, description="of the bootstrap server (mooncake, sglang: 8998) or peers (offloading: 7777)"
+        ),
+    ] = None
+
+
 class Pool(Settings, frozen=True, kw_only=True):
     """Engines that are interchangeable."""
 
@@ -78,6 +103,18 @@ class Pool(Settings, frozen=True, kw_only=True):
     api_key_env: Annotated[str | None, Meta(description="environment variable that holds the engines' own API key")] = (
         None
     )
+    role: Annotated[
+        str,
+        Meta(
+            pattern="^(both|prefill|decode)$",
+            description="prefill: computes prompts for others; decode: serves, with KV from a prefill pool where that "
+            "pays; both: serves alone",
+        ),
+    ] = "both"
+    connector: Annotated[
+        Connector | None, Meta(description="how KV comes from a prefill pool, or goes to a decode pool")
+    ] = None
+    labels: Annotated[dict[str, str], Meta(description="where the engines stand: rack, zone, ...")] = {}
 
 
 class Clients(Settings, frozen=True, kw_only=True):

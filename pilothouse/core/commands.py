@@ -36,6 +36,17 @@ class Scored(msgspec.Struct, frozen=True, array_like=True):
     report_age_us: Micros | None = None
 
 
+class Split(msgspec.Struct, frozen=True, array_like=True):
+    """Whether somebody else computes the prompt, and why. Times are predictions [microseconds]."""
+
+    decider: str
+    split: bool
+    reason: str
+    local_us: int = 0  # until the first token, all in one place
+    remote_us: int = 0  # the same with the prefill elsewhere: queue, prefill, transfer
+    transfer_us: int = 0  # of that, moving the KV
+
+
 class Why(msgspec.Struct, frozen=True, array_like=True):
     """The receipt of one choice: every candidate (the best ones of a large fleet), every score, and who was left out."""
 
@@ -45,6 +56,7 @@ class Why(msgspec.Struct, frozen=True, array_like=True):
     considered: int  # candidates scored, more than listed in a large fleet
     left_out: dict[str, int] = {}  # filter -> endpoints it removed
     note: str = ""
+    split: Split | None = None  # only where there is a prefill pool
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -53,14 +65,25 @@ class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: RequestId
 
 
+class PrefillStep(msgspec.Struct, frozen=True, array_like=True):
+    """Somebody else computes the prompt first, and hands its KV over."""
+
+    endpoint: EndpointId
+    url: str
+    connector: str
+    cached_tokens: int  # expected to be reused there
+    why: Why
+
+
 class Route(Command, frozen=True, tag=True, array_like=True):
-    """Send the request there. The ledger is charged already."""
+    """Send the request there, after `prefill` if there is one. The ledger is charged already, for both."""
 
     endpoint: EndpointId
     url: str
     attempt: int  # 1 for the first
     cached_tokens: int  # expected to be served from the endpoint's KV cache
     why: Why
+    prefill: PrefillStep | None = None
 
 
 class Reject(Command, frozen=True, tag=True, array_like=True):

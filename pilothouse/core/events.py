@@ -21,6 +21,14 @@ class Tier(StrEnum):
     REMOTE = "remote"
 
 
+class Role(StrEnum):
+    """What a pool is for."""
+
+    BOTH = "both"  # serves whole requests
+    PREFILL = "prefill"  # computes prompts' KV for others
+    DECODE = "decode"  # serves requests, with KV from a prefill pool where that pays
+
+
 class FailureKind(StrEnum):
     """How an attempt at an engine ended badly."""
 
@@ -33,6 +41,7 @@ class FailureKind(StrEnum):
     BUSY = "busy"  # the engine refused: its own queue is full (503 or 429)
     BROKEN = "broken"  # the answer stopped in the middle
     GARBAGE = "garbage"  # the answer was not HTTP
+    EXPIRED = "expired"  # KV computed elsewhere was not here in time: after that it might be somebody else's
 
 
 class Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -51,6 +60,12 @@ class EndpointSeen(Event, frozen=True, tag=True, array_like=True):
     exact: bool = False  # it reports its KV blocks (events), so nothing need be assumed
     kv_blocks: int = 0  # its KV capacity [blocks]; 0 = unknown
     block_size: int = 0  # [tokens]; 0 = unknown
+    role: Role = Role.BOTH
+    connector: str = ""  # how it exchanges KV; "" = it cannot
+    exchange: str = ""  # all that both ends of a transfer must have alike, as one string: other engines are no partners
+    labels: dict[str, str] = {}  # where it stands: rack, zone, ...
+    kv_token_bytes: int = 0  # KV of one token [bytes]; 0 = unknown
+    speculation: str = ""  # its method of speculative decoding; "" = none
 
 
 class EndpointGone(Event, frozen=True, tag=True, array_like=True):
@@ -73,6 +88,8 @@ class LoadReported(Event, frozen=True, tag=True, array_like=True):
     running: int  # requests in the batch
     waiting: int  # requests in its queue
     kv_used_ratio: float  # 0..1
+    drafted_tokens: int = 0  # by speculative decoding since the last report
+    accepted_tokens: int = 0  # of those
 
 
 class BlocksStored(Event, frozen=True, tag=True, array_like=True):
@@ -109,10 +126,19 @@ class Arrived(Event, frozen=True, tag=True, array_like=True):
     output_tokens_max: int | None = None
     session: int = 0  # 64-bit key of the conversation; 0 = none
     pinned: EndpointId | None = None  # must go there: the engine holds state that the request refers to
+    constrained: bool = False  # the answer is bound by a grammar, a schema or tools
+
+
+class PrefillDone(Event, frozen=True, tag=True, array_like=True):
+    """The prefill engine of a split request has computed its prompt: the decode engine is being asked now."""
+
+    request: RequestId
+    prompt_tokens: int | None = None  # as the prefill engine counted
+    cached_tokens: int | None = None  # of those, reused there
 
 
 class FirstToken(Event, frozen=True, tag=True, array_like=True):
-    """The first byte of a streamed answer's body was received: its prefill is over."""
+    """The first byte of a streamed answer's body was received, or its KV has been fetched: its prefill is over."""
 
     request: RequestId
 
@@ -132,6 +158,7 @@ class Failed(Event, frozen=True, tag=True, array_like=True):
     request: RequestId
     kind: FailureKind
     sent: bool
+    prefill: bool = False  # it was the prefill engine's step that failed
 
 
 class Cancelled(Event, frozen=True, tag=True, array_like=True):
@@ -153,6 +180,7 @@ AnyEvent = (
     | BlocksRemoved
     | BlocksCleared
     | Arrived
+    | PrefillDone
     | FirstToken
     | Finished
     | Failed

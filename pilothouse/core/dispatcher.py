@@ -251,8 +251,11 @@ class Dispatcher:
 
     def _drain_line(self, model: str) -> list[AnyCommand]:
         """Until so many have found nobody that the others need not ask."""
-        queue = self.profile.queue
-        if queue is not None and all(not queue.admits(e, 0, 0) for e in self.fleet.serving(model)):
+        queue, serving = self.profile.queue, self.fleet.serving(model)
+        if not serving:
+            self.waiting.hasten_all(model, self.now_us)
+            return []
+        if queue is not None and all(not queue.admits(e, 0, 0) for e in serving):
             return []
         routes: list[AnyCommand] = []
         stuck: list[Request] = []

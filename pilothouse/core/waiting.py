@@ -105,6 +105,12 @@ class Waiting:
             request.waiting_until_us = until_us
             self._push(self._deadlines, len(self.line), until_us, request)
 
+    def hasten_all(self, model: str, now_us: Micros) -> None:
+        """Nobody serves the model at present."""
+        for request in self.line.values():
+            if request.arrived.model == model:
+                self.hasten(request, now_us)
+
     def stand_again(self, request: Request) -> None:
         """It was taken out of its order and found nobody."""
         line, place = self.lines[request.arrived.model], request.place

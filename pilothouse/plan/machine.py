@@ -12,6 +12,7 @@ from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_name
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens, sequence_bytes
 from pilothouse.perf.step_time import StepTime
+from pilothouse.workload.requests import Planned
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -119,3 +120,11 @@ def _price(gpu: Gpu, prices: Mapping[str, float]) -> tuple[float | None, str]:
     low, high = gpu.price_usd_h
     quotes = f"{low:g} to {high:g}" if high > low else f"{low:g}"
     return (low * high) ** 0.5, f"middle of quotes of {quotes} USD/h, {gpu.price_date}"
+
+
+def lasts(machine: Machine | None) -> Callable[[Planned], float]:
+    """How long a request takes an engine that nobody else uses [microseconds]; without one, no time at all."""
+    if machine is None:
+        return lambda _: 0.0
+    times = machine.step_time
+    return lambda planned: times.p_us * planned.prompt_tokens + times.a_us * planned.output_tokens

@@ -10,6 +10,8 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -56,6 +58,18 @@ def completion(
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 16, "temperature": 0, "return_token_ids": True, **more}
     body |= {"kv_transfer_params": parameters} if parameters else {}
     return ask(f"{engine.url}/v1/completions", body, request)
+
+
+@contextmanager
+def occupied(engine: Engine) -> Iterator[None]:
+    """One slot of the engine is busy with an answer that ends when the block is left: its client is gone then."""
+    body = {"model": "tiny", "prompt": [300], "max_tokens": 8000, "ignore_eos": True, "stream": True}
+    connection = HTTPConnection("127.0.0.1", engine.port, timeout=30)
+    with closing(connection):
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        with connection.getresponse() as answer:
+            answer.readline()
+            yield
 
 
 def tokens_of(answer: Any) -> list[int]:

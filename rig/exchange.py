@@ -20,7 +20,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from pilothouse.core.events import Role
-from pilothouse.live.launch_connector import LEASE_S, MENDED_FOLDER, Side, transfer_config, transfer_variables
+from pilothouse.live.launch_connector import LEASE_S, Side, transfer_config, transfer_variables
 from rig.engines import Engine, Rig, free_port, wait_until
 from rig.zygote import die_with_parent
 
@@ -77,7 +77,7 @@ class Exchange:
         """Forks an engine of this role and returns at once, as `Rig.start` does."""
         side = Side(free_port(), str(self.directory), self.lease_s, mended=True, server=self._address)
         transfer = ["--kv-transfer-config", json.dumps(transfer_config(self.connector, role, side))]
-        environment = transfer_variables(self.connector, side) | QUIET | {"PYTHONPATH": MENDED_FOLDER}
+        environment = transfer_variables(self.connector, side, {}) | QUIET
         engine = self.rig.start(model, args=[*transfer, *args], env=environment, **more)
         self.engines.append(engine)
         return engine

@@ -2,16 +2,19 @@
 
     side = Side(port=5600, directory="/run/p", lease_s=30, mended=True)
     transfer_config("nixl", Role.PREFILL, side)     -> what follows --kv-transfer-config
-    transfer_variables("nixl", side)                -> its environment
+    transfer_variables("nixl", side, os.environ)    -> its environment
 
 Both ends of a pair are told the same lease. docs/engines.md has what goes over the wire.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from pilothouse.core.errors import Problem
 from pilothouse.core.events import Role
 
 LOOPBACK = "127.0.0.1"
@@ -72,12 +75,20 @@ def _extra(connector: str, role: Role, side: Side) -> dict[str, Any]:
     return {}
 
 
-def transfer_variables(connector: str, side: Side) -> dict[str, str]:
-    """Environment of the engine, loopback only."""
+def transfer_variables(connector: str, side: Side, surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Environment of the engine, loopback only; `surroundings` is what it inherits."""
+    variables = _variables(connector, side)
+    if side.mended:
+        folders = (MENDED_FOLDER, surroundings.get("PYTHONPATH", ""))
+        variables |= {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+        variables |= {"UCX_NET_DEVICES": surroundings.get("UCX_NET_DEVICES", "lo")}  # UCX carries NIXL's transfers
+    return variables
+
+
+def _variables(connector: str, side: Side) -> dict[str, str]:
     match connector:
         case "nixl" | "nixl_push" | "multi":
-            variables = {"VLLM_NIXL_SIDE_CHANNEL_HOST": LOOPBACK, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side.port)}
-            return variables | ({"UCX_NET_DEVICES": "lo"} if side.mended else {})
+            return {"VLLM_NIXL_SIDE_CHANNEL_HOST": LOOPBACK, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side.port)}
         case "mooncake":
             return {
                 "VLLM_MOONCAKE_BOOTSTRAP_PORT": str(side.port),
@@ -87,3 +98,20 @@ def transfer_variables(connector: str, side: Side) -> dict[str, str]:
         case "mooncake_store":
             return {"MOONCAKE_CONFIG_PATH": f"{side.directory}/mooncake.json", "MC_TCP_BIND_ADDRESS": LOOPBACK}
     return {}
+
+
+def connector_problems(connector: str, prefill: int, decode: int) -> list[Problem]:
+    """Why so many engines of each role cannot be started with it."""
+    if bool(prefill) != bool(decode):
+        lone, other = ("--prefill", "--decode") if prefill else ("--decode", "--prefill")
+        return [Problem(lone, f"needs {other}: a pair has two halves")]
+    if connector in SERVED:
+        what = f"{connector} needs a server beside the engines: start both yourself (docs/engines.md) and use `serve`"
+        return [Problem("--connector", what)]
+    if connector not in NAMES:
+        known = [name for name in NAMES if name not in SERVED]
+        return [Problem("--connector", f"unknown connector {connector!r}, known: {', '.join(known)}")]
+    if connector == "mooncake" and prefill > 1:
+        what = "more than one with mooncake: each has a bootstrap port of its own, and a pool names one"
+        return [Problem("--prefill", what)]
+    return []

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 from urllib.error import HTTPError
@@ -24,6 +25,13 @@ Body = dict[str, Any]
 PLEASE_PREFILL = {"do_remote_decode": True, "do_remote_prefill": False}
 PLEASE_FETCH = {"do_remote_decode": False, "do_remote_prefill": True}
 NO_PARAMETERS = ("files", "mooncake_store", "lmcache")  # engines find KV by what the prompt is
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An engine that somebody else has started."""
+
+    url: str
 
 
 class Refused(Exception):
@@ -78,7 +86,7 @@ def tokens_of(answer: Any) -> list[int]:
     return found
 
 
-def whole(engine: Engine, prompt: list[int]) -> list[int]:
+def whole(engine: Engine | Address, prompt: list[int]) -> list[int]:
     """What one engine alone makes of a prompt."""
     return tokens_of(completion(engine, prompt))
 
@@ -107,7 +115,7 @@ def split_by_hand(exchange: Exchange, prefill: Engine, decode: Engine, prompt: l
     return tokens_of(completion(decode, prompt, parameters, request))
 
 
-def metric(engine: Engine, name: str, **labels: str) -> float:
+def metric(engine: Engine | Address, name: str, **labels: str) -> float:
     """Sum of a metric of an engine over all samples with these labels; 0 if there are none."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     with urlopen(f"{engine.url}/metrics", timeout=10) as answer:
@@ -120,6 +128,6 @@ def samples(text: str, name: str) -> Iterator[tuple[str, float]]:
         yield labels, float(value)
 
 
-def fetched_tokens(engine: Engine) -> float:
+def fetched_tokens(engine: Engine | Address) -> float:
     """Prompt tokens whose KV came from outside, since the engine started."""
     return metric(engine, "vllm:external_prefix_cache_hits_total")

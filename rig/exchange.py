@@ -87,9 +87,9 @@ class Exchange:
         connector: dict[str, Any] = {"type": self.connector, "lease": f"{self.lease_s}s"}
         if self.connector == "mooncake":
             connector["port"] = bootstrap_port(engines[0])
-        endpoints = [
-            {"name": f"{role}-{number}", "url": engine.url}
-            | ({"kv_events": engine.kv_endpoint, "kv_replay": engine.kv_replay_endpoint} if engine.kv_endpoint else {})
+        endpoints: list[dict[str, Any]] = [
+            {"name": f"{role}-{number}", "url": engine.url, "kv_events": engine.kv_endpoint}
+            | {"kv_replay": engine.kv_replay_endpoint}
             for number, engine in enumerate(engines)
         ]
         return {"name": str(role), "role": str(role), "connector": connector, "endpoints": endpoints}

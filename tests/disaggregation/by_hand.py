@@ -60,7 +60,11 @@ def ask(url: str, body: Body | None = None, request: str = "", timeout: float = 
 
 
 def completion(
-    engine: Engine, prompt: list[int], parameters: Body | None = None, request: str = "", **more: Any
+    engine: Engine | Address,
+    prompt: list[int] | list[list[int]],
+    parameters: Body | None = None,
+    request: str = "",
+    **more: Any,
 ) -> Any:
     """A greedy completion; `parameters` are the connector's."""
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 16, "temperature": 0, "return_token_ids": True, **more}

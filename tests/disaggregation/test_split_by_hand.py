@@ -2,6 +2,8 @@
 
 import pytest
 
+from pilothouse.config.load import from_data
+from pilothouse.core.events import Role
 from rig.engines import Engine
 from rig.exchange import NEEDED, Exchange
 from tests.disaggregation.by_hand import fetched_tokens, split_by_hand, varied_prompt, whole
@@ -18,6 +20,7 @@ def test_a_split_gives_the_tokens_of_one_engine(
     connector: str, pair: tuple[Exchange, Engine, Engine], single: Engine
 ) -> None:
     exchange, prefill, decode = pair
+    from_data({"pools": [exchange.pool(Role.PREFILL, prefill), exchange.pool(Role.DECODE, decode)]}, "pair")
     fetched = []
     for prompt in PROMPTS:
         before = fetched_tokens(decode)

@@ -77,10 +77,8 @@ class Connector(Settings, frozen=True, kw_only=True):
         Meta(description="how long a prefill engine keeps KV that nobody has fetched (vLLM: kv_lease_duration)"),
     ] = duration(30 * SECOND)
     port: Annotated[
-        int | None,
-        Meta(
-            ge=1, le=65535, description="of the bootstrap server (mooncake, sglang: 8998) or peers (offloading: 7777)"
-        ),
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        Meta(description="of the bootstrap server (mooncake, sglang: 8998) or peers (offloading: 7777)"),
     ] = None
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from pilothouse import build
 from pilothouse.cli.running import prepare, read_config
+from pilothouse.config import disaggregation
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
@@ -37,6 +38,8 @@ def config_check(path: Path) -> None:
     make_profile(config.policy)
     engines = sum(len(pool.endpoints) for pool in config.pools)
     typer.echo(f"{path}: good. {len(config.pools)} pools, {engines} fixed endpoints, {config.workers} workers")
+    for remark in disaggregation.remarks(config):
+        typer.echo(f"{path}: {remark}")
 
 
 def config_explain(path: Path | None) -> None:

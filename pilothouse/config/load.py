@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from pilothouse.config import disaggregation
 from pilothouse.config.convert import convert
 from pilothouse.config.policy import profile
 from pilothouse.config.schema import Config, Settings
@@ -53,7 +54,8 @@ def from_data(data: object, source: str = "config") -> Config:
     if isinstance(data, dict) and "policy" in data:
         problems += _policy(data["policy"])
     if config is not None:
-        problems += [*_zeros(config, ""), *_addresses(config), *_pools(config), *_order(config)]
+        problems += [*_zeros(config, ""), *_addresses(config), *_pools(config), *disaggregation.problems(config)]
+        problems += _order(config)
     if problems or config is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
     return config

@@ -1,6 +1,6 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,8 +37,18 @@ def load(text: str, source: str = "config") -> Config:
 
 def read_yaml(text: str, source: str) -> Any:
     """Plain data, without code and without fields given twice. Raises ConfigError if it is no YAML."""
+    return _read(lambda: yaml.load(text, _Loader), source)
+
+
+def read_documents(text: str, source: str) -> list[Any]:
+    """As `read_yaml`, of a file that may hold several documents."""
+    documents: list[Any] = _read(lambda: list(yaml.load_all(text, _Loader)), source)
+    return documents
+
+
+def _read(reading: Callable[[], Any], source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return reading()
     except (
         yaml.YAMLError,
         ValueError,

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 INSPECT_EVERY = 10  # scrapes between two looks at the model list: adapters come and go
 SILENT_BLOCKS = 8  # blocks computed without one event, in two scrapes running: the feed does not work
+LAUNCH_TRIES = 5  # to learn how an engine was launched, while it answers everything else
 IDLE_FACTOR = 3  # an engine without requests is scraped this much less often
 
 
@@ -74,6 +75,7 @@ class Watch:
         self._metrics: Metrics | None = None
         self._feed_task: asyncio.Task[None] | None = None
         self._launch: Facts | None = None  # of the present process, once it told
+        self._launch_tries = 0
         self._silent_scrapes = 0
         self._silent = False
         self._inspecting = asyncio.Lock()  # probes and scrapes both find restarts
@@ -143,9 +145,10 @@ class Watch:
         metrics = await self._client.metrics()
         restarted = self._metrics is not None and metrics.started_s != self._metrics.started_s
         if restarted:
-            self._launch = None
+            self._launch, self._launch_tries = None, 0
             await self._forget_blocks()
-        if restarted or self._metrics is None or inspect:
+        asks_launch = self._launch is None and self._launch_tries < LAUNCH_TRIES
+        if restarted or self._metrics is None or inspect or asks_launch:
             async with self._inspecting:
                 await self._inspect(metrics)
         self._report(metrics)
@@ -218,16 +221,19 @@ class Watch:
         )
 
     async def _facts(self, metrics: Metrics, models: list[Listed]) -> Facts:
-        """What it is. How it was launched is asked until it was told once, for that takes an engine a while."""
-        launch = self._launch
-        if launch is None:
+        """What it is. How it was launched takes vLLM seconds to tell at first: it is asked again, but not for ever."""
+        launch = self._launch or Facts()
+        if self._launch is None and self._launch_tries < LAUNCH_TRIES:
+            self._launch_tries += 1
             try:
                 version = await self._client.version()
                 launch = launch_facts(self.pool.engine, version, {})
                 launch = self._launch = launch_facts(self.pool.engine, version, await self._client.server_info())
             except UpstreamError as error:
-                log.info("%s does not say yet how it was launched: %s", self.id, error)
-        return told_facts(self.pool.engine, metrics, models, launch or Facts())
+                log.info("%s does not say how it was launched: %s", self.id, error)
+                if self._launch_tries == LAUNCH_TRIES:
+                    self._launch = launch
+        return told_facts(self.pool.engine, metrics, models, launch)
 
     async def _kv_source(self) -> Source | None:
         if self._engine.kv_events:

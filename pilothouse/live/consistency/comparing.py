@@ -9,7 +9,7 @@ from itertools import groupby
 
 import msgspec
 
-from pilothouse.live.consistency.facts import PROPERTIES, STORES, Breaks, Member, Property
+from pilothouse.live.consistency.facts import LEASING, PROPERTIES, STORES, Breaks, Member, Property
 
 WORST_FIRST = list(Breaks)
 
@@ -50,15 +50,27 @@ def rollouts(members: Sequence[Member]) -> list[str]:
 
 
 def _within(pool: list[Member]) -> list[Difference]:
-    connector = pool[0].pool.connector
-    shares = connector is not None and (connector.carrier if connector.type == "multi" else connector.type) in STORES
-    found = []
+    shares = _shares(pool[0])
+    found = _seedless(pool) if shares else []
     for p in PROPERTIES:
         breaks = min((b for b in (p.within, p.between if shares else None) if b), key=WORST_FIRST.index, default=None)
         values = _values(p, pool)
         if breaks and len(values) > 1:
             found.append(Difference(breaks, p.name, f"pool {pool[0].pool.name}: {p.words} is {_spread(values)}"))
     return found
+
+
+def _shares(m: Member) -> bool:
+    """Whether engines of its pool meet in one store."""
+    connector = m.pool.connector
+    return connector is not None and (connector.carrier if connector.type == "multi" else connector.type) in STORES
+
+
+def _seedless(pool: list[Member]) -> list[Difference]:
+    """Without a seed, xxhash names blocks by luck: one engine finds nothing that another stored."""
+    names = [m.name for m in pool if (m.facts.hash_algorithm or "").startswith("xxhash") and not m.facts.hash_seed]
+    what = f"{', '.join(names)}: xxhash without PYTHONHASHSEED names blocks anew in each process: nothing is shared"
+    return [Difference(Breaks.EXCHANGE, "hash_seed", what)] if names else []
 
 
 def _between(prefill: list[Member], decode: list[Member]) -> list[Difference]:
@@ -98,17 +110,21 @@ def _untold(pool: list[Member]) -> list[Difference]:
         Difference(
             Breaks.NOTE,
             "",
-            f"{names}: not told by the engine: {', '.join(p.words for p in properties)}; pin it in a manifest "
-            f"({', '.join(dict.fromkeys(p.pin for p in properties))})"
-            + ("" if all(not p.source.startswith("/server") for p in properties) else " or ask for /server_info"),
+            f"{names}: the engine does not tell its {', '.join(p.words for p in properties)}: pin it in a manifest "
+            f"({', '.join(dict.fromkeys(p.pin for p in properties))})",
         )
         for names, properties in silent.items()
     ]
 
 
 def _applies(p: Property, m: Member) -> bool:
-    """Who hands no KV over need not say how."""
-    return m.pool.connector is not None or p.name not in ("connector", "role", "lease")
+    """Whether an engine has that property at all: the KV of a store has no lease, a directory no revision."""
+    connector = m.pool.connector
+    if p.name in ("connector", "role"):
+        return connector is not None
+    if p.name == "lease":
+        return connector is not None and connector.type in LEASING
+    return p.name != "revision" or not (m.facts.model or "").startswith(("/", "."))
 
 
 def _values(p: Property, pool: list[Member]) -> dict[str, list[str]]:

@@ -10,6 +10,12 @@ import msgspec
 from pilothouse.config.schema import Connector, Pool
 
 STORES = ("files", "mooncake_store", "lmcache", "offloading")  # one store for all: engines of one pool share KV too
+LEASING = (
+    "nixl",
+    "nixl_push",
+    "mooncake",
+    "multi",
+)  # the prefill engine keeps KV until it is fetched, or its lease ends
 DEV_MODE = "/server_info"  # only of engines started with VLLM_SERVER_DEV_MODE=1; SGLang always has it
 
 
@@ -38,11 +44,14 @@ class Facts(msgspec.Struct, frozen=True):
     draft: str | None = None  # method and model of speculation that keeps KV of its own
     role: str | None = None  # kv_producer, kv_consumer, kv_both, or SGLang's words
     speculation: str | None = None
-    attention_backend: str | None = None
+    attention_backend: str | None = None  # as asked for: "auto" leaves it to the engine
+    kernels: str | None = None  # of experts and linear layers, likewise
+    eager: str | None = None  # true: neither compiled nor captured
     max_model_len: str | None = None  # tokens
     parallel: str | None = None
     prefix_caching: str | None = None
-    batch: str | None = None
+    max_num_seqs: str | None = None
+    max_num_batched_tokens: str | None = None
 
 
 class Property(msgspec.Struct, frozen=True):
@@ -78,13 +87,18 @@ PROPERTIES = (
     # Told as asked for, not as chosen: engines compare the chosen one when they meet, and refuse each other.
     Property("attention_backend", "attention backend", DEV_MODE, "--attention-backend", Breaks.EXCHANGE,
              Breaks.COMPARABILITY),
+    Property("kernels", "kernel backends", DEV_MODE, "--moe-backend, --linear-backend", Breaks.NOTE,
+             Breaks.COMPARABILITY),
+    Property("eager", "enforce_eager", DEV_MODE, "--enforce-eager", Breaks.NOTE, Breaks.COMPARABILITY),
     Property("role", "connector's role", DEV_MODE, "--kv-transfer-config", None, Breaks.COMPARABILITY),
     Property("speculation", "speculation", DEV_MODE, "--speculative-config", Breaks.NOTE, Breaks.COMPARABILITY),
     Property("max_model_len", "max_model_len", "/v1/models", "--max-model-len", Breaks.NOTE, Breaks.COMPARABILITY),
     Property("parallel", "parallelism", DEV_MODE, "--tensor-parallel-size", Breaks.NOTE, Breaks.COMPARABILITY),
     Property("prefix_caching", "prefix caching", "/metrics", "--enable-prefix-caching", Breaks.NOTE,
              Breaks.COMPARABILITY),
-    Property("batch", "batch limits", DEV_MODE, "--max-num-seqs", Breaks.NOTE, Breaks.COMPARABILITY),
+    Property("max_num_seqs", "max_num_seqs", DEV_MODE, "--max-num-seqs", Breaks.NOTE, Breaks.COMPARABILITY),
+    Property("max_num_batched_tokens", "max_num_batched_tokens", DEV_MODE, "--max-num-batched-tokens", Breaks.NOTE,
+             Breaks.COMPARABILITY),
 )  # fmt: skip
 
 
@@ -131,7 +145,7 @@ def contradictions(told: Facts, pool: Pool) -> tuple[str, ...]:
     if told.role in wrong:
         found.append(f"has role {told.role}, its pool {pool.role}")
     lease_s = pool.connector.lease.seconds
-    if told.lease is not None and pool.role == "prefill" and float(told.lease) < lease_s:
+    if told.lease and pool.role == "prefill" and float(told.lease) < lease_s:
         found.append(f"keeps KV for {told.lease} s, the configuration says {lease_s:g} s")
     return tuple(found)
 

@@ -61,7 +61,7 @@ def vllm_facts(info: Mapping[str, Any]) -> Facts:
     if not config:
         return Facts()
     model, cache, parallel = (_map(config.get(f"{part}_config")) for part in ("model", "cache", "parallel"))
-    scheduler = _map(config.get("scheduler_config"))
+    scheduler, kernels = _map(config.get("scheduler_config")), _map(config.get("kernel_config"))
     transfer = config.get("kv_transfer_config")
     connector, role, lease = transfer_facts(_map(transfer), _map(info.get("vllm_env")))
     speculation, draft = speculation_facts(_map(config.get("speculative_config")))
@@ -79,17 +79,17 @@ def vllm_facts(info: Mapping[str, Any]) -> Facts:
         draft=draft,
         role=role,
         speculation=speculation,
-        attention_backend=_text(_map(config.get("attention_config")).get("backend")),
+        attention_backend=backend_word(_text(_map(config.get("attention_config")).get("backend"))),
+        kernels=_listed(moe=kernels.get("moe_backend"), linear=kernels.get("linear_backend")),
+        eager=_flag(model.get("enforce_eager")),
         max_model_len=_text(model.get("max_model_len")),
         parallel=_listed(
             TP=parallel.get("tensor_parallel_size"),
             PP=parallel.get("pipeline_parallel_size"),
             DP=parallel.get("data_parallel_size"),
         ),
-        batch=_listed(
-            sequences=scheduler.get("max_num_seqs"),
-            tokens=scheduler.get("max_num_batched_tokens"),
-        ),
+        max_num_seqs=_text(scheduler.get("max_num_seqs")),
+        max_num_batched_tokens=_text(scheduler.get("max_num_batched_tokens")),
     )
 
 
@@ -128,6 +128,13 @@ def speculation_facts(config: Mapping[str, Any]) -> tuple[str, str]:
     return speculation, f"{method} {drafter}".strip() if method in DRAFTING_ON_KV else ""
 
 
+def backend_word(told: str | None) -> str:
+    """As --attention-backend has it; /server_info tells the class with its modules."""
+    if told is None or told.lower() == "auto":
+        return "auto"
+    return told.split(".")[-2].upper() if "." in told else told.upper()
+
+
 def sglang_facts(info: Mapping[str, Any]) -> Facts:
     """Out of SGLang's /server_info: its launch arguments by name."""
     if not info:
@@ -150,8 +157,9 @@ def sglang_facts(info: Mapping[str, Any]) -> Facts:
         attention_backend=_text(info.get("attention_backend")),
         max_model_len=_text(info.get("context_length")),
         parallel=_listed(TP=info.get("tp_size"), PP=info.get("pp_size"), DP=info.get("dp_size")),
-        prefix_caching={True: "false", False: "true"}.get(info.get("disable_radix_cache")),  # type: ignore[arg-type]
-        batch=_listed(sequences=info.get("max_running_requests"), tokens=info.get("chunked_prefill_size")),
+        prefix_caching=_flag(info.get("disable_radix_cache"), unless=True),
+        max_num_seqs=_text(info.get("max_running_requests")),
+        max_num_batched_tokens=_text(info.get("chunked_prefill_size")),
     )
 
 
@@ -163,6 +171,10 @@ def _text(value: object, prefix: str = "") -> str | None:
     if value is None or value == "" or isinstance(value, dict | list):
         return None
     return str(value).removeprefix(prefix)
+
+
+def _flag(value: object, *, unless: bool = False) -> str | None:
+    return str(value is not unless).lower() if isinstance(value, bool) else None
 
 
 def _number(value: object) -> str | None:

@@ -16,7 +16,7 @@ from pilothouse.config.schema import Config
 from pilothouse.core.errors import PilothouseError
 from pilothouse.live.consistency.asking import Asked, ask_fleet
 from pilothouse.live.consistency.comparing import WORST_FIRST, Difference, differences
-from pilothouse.live.consistency.facts import Breaks, Facts, member
+from pilothouse.live.consistency.facts import Breaks, Facts, Member, contradictions, member
 from pilothouse.live.consistency.manifest import launches
 from pilothouse.live.consistency.pinned import Engine, completed, drifts, matching
 from pilothouse.serving.picker import engine_keys
@@ -80,8 +80,7 @@ def check(config: Config, asked: list[Asked], manifests: list[Path]) -> Report:
     found += [d for a in asked if a.name in of for d in drifts(a.name, a.facts, of[a.name])]
     found += [Difference(Breaks.EXCHANGE, "", str(remark)) for remark in disaggregation.remarks(config)]
     facts = {a.name: completed(a.facts, of[a.name]) if a.name in of else a.facts for a in asked}
-    known = [member(a.name, a.pool, facts[a.name], a.models) for a in asked if not a.error or a.name in of]
-    found += differences(known)
+    found += differences([_member(a, facts[a.name]) for a in asked if not a.error or a.name in of])
     engines = [
         EngineReport(
             a.name, a.url, a.pool.name, a.pool.role, a.error, of[a.name].source if a.name in of else "", facts[a.name]
@@ -89,6 +88,12 @@ def check(config: Config, asked: list[Asked], manifests: list[Path]) -> Report:
         for a in asked
     ]
     return Report(engines, sorted(found, key=lambda d: WORST_FIRST.index(d.breaks)))
+
+
+def _member(engine: Asked, facts: Facts) -> Member:
+    """Of an engine that was not reached, silence means nothing."""
+    known = member(engine.name, engine.pool, facts, engine.models)
+    return msgspec.structs.replace(known, doubts=contradictions(facts, engine.pool)) if engine.error else known
 
 
 def show(report: Report) -> None:

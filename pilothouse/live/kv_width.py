@@ -22,7 +22,7 @@ def kv_token_bytes(root: str, cache_dtype: str) -> int:
         text = config.get("text_config") or config
         own = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or "bfloat16")
         model = described(text)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, ValueError, ArithmeticError, AttributeError, KeyError, TypeError):  # no such file, or nonsense
         own = "bfloat16"
         model = next((m for m in MODELS.values() if root in (m.name, *m.aliases)), None)
     kv_byte = _bytes(own if cache_dtype in ("", "auto") else cache_dtype)

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from pilothouse import policies
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.core.policy import filters, pickers, queues, scorers
+from pilothouse.core.policy import deciders, filters, pickers, queues, scorers
 
 GROUP = "pilothouse.plugins"
 
@@ -31,7 +31,7 @@ def load_plugins() -> list[str]:
             )
     if problems:
         raise ConfigError(problems)
-    for registry in (filters, scorers, pickers, queues):
+    for registry in (filters, scorers, pickers, queues, deciders):
         registry.seal()
     return list(dict.fromkeys(map(_distribution, found)))
 

@@ -22,7 +22,7 @@ from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
 from pilothouse.core.commands import Reject, Route
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
-from pilothouse.core.policy import Registry, filters, pickers, queues, scorers
+from pilothouse.core.policy import Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.journal.replay import routes, verify
 from pilothouse.plugins import load_plugins
 from pilothouse.policies.profiles import DEFAULT, PROFILES
@@ -54,7 +54,9 @@ def config_explain(path: Path | None) -> None:
 
 def plugins(kind: str) -> None:
     load_plugins()
-    registries: dict[str, Registry[Any]] = {"filter": filters, "scorer": scorers, "picker": pickers, "queue": queues}
+    registries: dict[str, Registry[Any]] = {
+        registry.kind: registry for registry in (filters, scorers, pickers, queues, deciders)
+    }
     if kind and kind not in registries:
         raise ConfigError([Problem("plugins", f"unknown kind {kind!r}, known: {', '.join(registries)}")])
     for name, registry in registries.items():

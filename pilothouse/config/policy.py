@@ -7,13 +7,13 @@ import msgspec
 
 from pilothouse.config.convert import convert
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.core.policy import Policy, Registry, filters, pickers, queues, scorers
+from pilothouse.core.policy import Policy, Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.core.selection import Named, Profile
 from pilothouse.policies.profiles import PROFILES
 
 NAME = "custom"
 WEIGHT_MAX = 1e6  # far beyond any use; the weighted sum then stays finite
-FIELDS = ("name", "filters", "scorers", "picker", "queue")
+FIELDS = ("name", "like", "filters", "scorers", "picker", "queue", "decider")
 
 
 def profile(policy: object) -> Profile:
@@ -25,11 +25,11 @@ def profile(policy: object) -> Profile:
     return built
 
 
-def _named(name: str, problems: list[Problem]) -> Profile | None:
+def _named(name: str, problems: list[Problem], where: str = "policy") -> Profile | None:
     if name not in PROFILES:
         near = get_close_matches(name, PROFILES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(PROFILES))}"
-        problems.append(Problem("policy", f"unknown policy {name!r}, {hint}"))
+        problems.append(Problem(where, f"unknown policy {name!r}, {hint}"))
     return PROFILES.get(name)
 
 
@@ -57,7 +57,23 @@ def _spelled(data: object, problems: list[Problem]) -> Profile | None:
             named.append(Named(scorer[0], scorer[1], weight))
     picker = _plugin(pickers, data.get("picker", {"type": "best"}), "policy.picker", problems)
     queue = _plugin(queues, data["queue"], "policy.queue", problems) if data.get("queue") is not None else None
-    return Profile(str(data.get("name", NAME)), chosen, named, picker[1], queue and queue[1]) if picker else None
+    decider = _plugin(deciders, data["decider"], "policy.decider", problems) if data.get("decider") else None
+    if picker is None:
+        return None
+    name = str(data.get("name", NAME))
+    whole = Profile(name, chosen, named, picker[1], queue and queue[1], decider and decider[1])
+    return whole if data.get("like") is None else _changed(data, whole, problems)
+
+
+def _changed(data: dict[str, Any], built: Profile, problems: list[Problem]) -> Profile | None:
+    """`like: a shipped policy`, with the parts that are given in place of its own."""
+    base = _named(data["like"], problems, "policy.like") if isinstance(data["like"], str) else None
+    if base is None:
+        if not isinstance(data["like"], str):
+            problems.append(Problem("policy.like", "must be the name of a shipped policy"))
+        return None
+    own = {part: getattr(built, part) for part in ("filters", "scorers", "picker", "queue", "decider") if part in data}
+    return msgspec.structs.replace(base, name=data.get("name", base.name), **own)
 
 
 def _list(data: dict[str, Any], key: str, problems: list[Problem]) -> list[Any]:

@@ -212,9 +212,10 @@ class Config(Settings, frozen=True, kw_only=True):
         "127.0.0.1:9090"
     )
     workers: Annotated[int, Meta(ge=1, le=64, description="processes that carry traffic; all share one picker")] = 1
-    policy: Annotated[Any, Meta(description="a shipped policy by name, or a profile: {filters, scorers, picker}")] = (
-        DEFAULT
-    )
+    policy: Annotated[
+        Any,
+        Meta(description="a shipped policy by name, or a profile: {like, filters, scorers, picker, queue, decider}"),
+    ] = DEFAULT
     seed: Annotated[int, Meta(description="of all random draws")] = 0
     pools: Annotated[list[Pool], Meta(min_length=1, description="the engines")]
     clients: Annotated[Clients, Meta(description="what clients may do")] = Clients()

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.config.values import Duration
-from pilothouse.core.policy import Policy, Registry, filters, pickers, queues, scorers
+from pilothouse.core.policy import Policy, Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import Micros
 
@@ -19,6 +19,8 @@ def spelled(profile: Profile) -> dict[str, Any]:
     written["picker"] = _plugin(pickers, profile.picker)
     if profile.queue is not None:
         written["queue"] = _plugin(queues, profile.queue)
+    if profile.decider is not None:
+        written["decider"] = _plugin(deciders, profile.decider)
     return written
 
 

@@ -15,6 +15,7 @@ class RejectReason(StrEnum):
     BUSY = "busy"  # every engine refused: their queues are full
     TOO_MANY_WAITING = "too_many_waiting"  # the gateway's own waiting room is full
     RETRIES_EXHAUSTED = "retries_exhausted"  # attempts or retry budget used up
+    NO_PREFILL = "no_prefill"  # it must be split, and no prefill endpoint is there for it
     PINNED_GONE = "pinned_gone"  # the engine that holds the request's state is not there
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from pilothouse.core import events, snapshot
-from pilothouse.core.commands import Abort, AnyCommand, Reject, RejectReason, Route, Why
-from pilothouse.core.errors import PolicyError
+from pilothouse.core.choosing import Chooser, Plan
+from pilothouse.core.commands import Abort, AnyCommand, Reject, RejectReason, Route
 from pilothouse.core.events import FailureKind
 from pilothouse.core.fleet import Endpoint, Fleet
 from pilothouse.core.health import Health, HealthSettings
@@ -20,8 +20,9 @@ from pilothouse.core.kvindex import KvIndex
 from pilothouse.core.policy import Known, Queue
 from pilothouse.core.request import Request
 from pilothouse.core.retries import RetryBudget
-from pilothouse.core.selection import Choice, Profile, choose
+from pilothouse.core.selection import Choice, Profile
 from pilothouse.core.sessions import Sessions
+from pilothouse.core.steps import Steps
 from pilothouse.core.units import SECOND, Micros, RequestId
 from pilothouse.core.waiting import Waiting
 
@@ -53,6 +54,7 @@ class Dispatcher:
         self.settings, self.profile = settings, profile
         self.fleet = Fleet(settings.report_stale_us, profile.uses_speeds)
         self.index = KvIndex(settings.index_blocks_max)
+        self.steps = Steps(self.fleet, self.index)
         self.health = Health(self.fleet, settings.health)
         self.waiting = Waiting(settings.waiting_max, settings.wait_us_max, settings.held_us_max)
         self.sessions = Sessions(settings.sessions_max)
@@ -61,7 +63,9 @@ class Dispatcher:
         self.now_us = Micros(0)
         self.turns: dict[str, int] = {}  # model -> decisions made: rotates ties among the engines of each model
         self.decisions = 0  # of all models
-        self.policy_failures = 0
+        self.chooser = Chooser(
+            profile, self.fleet, self.index, self.sessions, settings.seed, settings.why_max, settings.strict
+        )
         self._handlers: dict[type[events.Event], Callable[[Any], list[AnyCommand]]] = {
             events.EndpointSeen: self._endpoint_seen,
             events.EndpointGone: self._endpoint_gone,
@@ -71,6 +75,7 @@ class Dispatcher:
             events.BlocksRemoved: self._blocks_removed,
             events.BlocksCleared: self._blocks_cleared,
             events.Arrived: self._arrived,
+            events.PrefillDone: self._prefill_done,
             events.FirstToken: self._first_token,
             events.Finished: self._finished,
             events.Failed: self._failed,
@@ -96,6 +101,11 @@ class Dispatcher:
         times.append(Micros(self.now_us + SECOND))  # the retry budget refills by time
         times += [t for t in (self.waiting.next_deadline_us(), self.index.next_expiry_us()) if t is not None]
         return min(times)
+
+    @property
+    def policy_failures(self) -> int:
+        """Choices that least requests made, because a policy failed."""
+        return self.chooser.failures
 
     def snapshot(self) -> bytes:
         """The whole state; `restore` on a new dispatcher of the same settings and profile continues from there."""
@@ -127,8 +137,9 @@ class Dispatcher:
 
     def _abort_all(self, endpoint: Endpoint) -> list[AnyCommand]:
         """An endpoint that stopped answering holds requests that another could serve."""
-        held = [r for r in self.requests.values() if r.endpoint == endpoint.id]
-        return [Abort(r.arrived.request, endpoint.id) for r in held if r.prefilling or not r.arrived.stream]
+        held = [r for r in self.requests.values() if endpoint.id in (r.endpoint, r.step and r.step.endpoint)]
+        lost = [r for r in held if r.prefilling or not r.arrived.stream]
+        return [Abort(r.arrived.request, endpoint.id) for r in lost]
 
     def _load_reported(self, event: events.LoadReported) -> list[AnyCommand]:
         self.fleet.report(event)
@@ -165,6 +176,12 @@ class Dispatcher:
         self.index.prefilled(event.request, event.at_us)
         return self._drain() if self.waiting.lines else []
 
+    def _prefill_done(self, event: events.PrefillDone) -> list[AnyCommand]:
+        endpoint = self.steps.done(self.requests[event.request], event.at_us)
+        if endpoint:
+            self.health.succeeded(endpoint)
+        return self._drain() if self.waiting.lines else []
+
     def _finished(self, event: events.Finished) -> list[AnyCommand]:
         request = self.requests.pop(event.request)
         self.index.ended(event.request, event.at_us, computed=True)
@@ -177,16 +194,21 @@ class Dispatcher:
         request = self.requests.pop(event.request)
         self.waiting.remove(event.request)
         self.fleet.let_go(request)
+        self.steps.drop(request, event.at_us)
         self.index.ended(event.request, event.at_us, computed=not request.prefilling)
         self.fleet.release(request, event.at_us)
         return self._drain()
 
     def _failed(self, event: events.Failed) -> list[AnyCommand]:
         request = self.requests[event.request]
+        step_endpoint = self.steps.drop(request, event.at_us)
         self.index.ended(event.request, event.at_us, computed=event.sent)
         endpoint = self.fleet.release(request, event.at_us)
+        if event.prefill:
+            endpoint = step_endpoint
         if endpoint:
-            self.health.failed(endpoint, event.kind, event.at_us)
+            if event.kind is not FailureKind.EXPIRED:  # that one was busy is no fault
+                self.health.failed(endpoint, event.kind, event.at_us)
             if event.kind is not FailureKind.BUSY:
                 request.tried.append(endpoint.id)
         request.busy = event.kind is FailureKind.BUSY
@@ -213,6 +235,8 @@ class Dispatcher:
         for request in self.waiting.expired(event.at_us):
             up = self.fleet.serving(request.arrived.model)
             reason = RejectReason.BUSY if up else RejectReason.NO_ENDPOINT  # those that are up had no room
+            if up and request.no_prefill:
+                reason = RejectReason.NO_PREFILL
             refused += self._reject(request, RejectReason.RETRIES_EXHAUSTED if request.unpaid else reason)
         return refused + self._drain()
 
@@ -279,46 +303,74 @@ class Dispatcher:
         return routes
 
     def _route(self, request: Request) -> Route | None:
-        """Chooses an endpoint and charges it. None if there is nobody to choose."""
+        """Chooses who serves it, whole or split, and charges them. None if there is nobody, or it had better wait."""
         arrived = request.arrived
         self.fleet.let_go(request)
         left_out: dict[str, int] = {}
-        candidates = self._candidates(request, left_out)
-        choice = self._choose(request, candidates, left_out) if candidates else None
-        if choice is None:
-            return None
-        queue = self.profile.queue
-        if queue is not None and not self._admits(queue, arrived, choice):
-            self.fleet.hold(request, choice.endpoint, choice.uncached_tokens)
+        plan = self._plan(request, left_out)
+        if plan is None or not self._admitted(request, plan):
             return None
         self.turns[arrived.model] = self.turns.get(arrived.model, 0) + 1
         request.attempt += 1
-        endpoint = choice.endpoint
+        choice, endpoint = plan.choice, plan.choice.endpoint
         if choice.cold:
             endpoint.cold_turn = self.decisions
         self.decisions += 1
-        self.fleet.charge(request, endpoint, choice.uncached_tokens, self.now_us)
+        step = self.steps.begin(request, plan, self.now_us)
+        computed = choice.uncached_tokens if step is None else 0
+        self.fleet.charge(request, endpoint, computed, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)
         seen, why = endpoint.seen, choice.why
         if request.place is not None:
             waited = f"waited {(self.now_us - arrived.at_us) // 1000} ms at the gateway"
             why = msgspec.structs.replace(why, note=f"{why.note}; {waited}" if why.note else waited)
-        return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, why)
+        if plan.split is not None:
+            why = msgspec.structs.replace(why, split=plan.split)
+        return Route(arrived.request, seen.endpoint, seen.url, request.attempt, choice.cached_tokens, why, step)
 
-    def _admits(self, queue: Queue, arrived: events.Arrived, choice: Choice) -> bool:
+    def _plan(self, request: Request, left_out: dict[str, int]) -> Plan | None:
+        """Who serves it, and who computes its prompt. None if there is nobody."""
+        model, decider = request.arrived.model, self.profile.decider
+        candidates = self._candidates(request, self.fleet.serving(model), left_out)
+        request.no_prefill = False
+        if not candidates:
+            return None
+        known = self._known(request, candidates)
+        whole = self.chooser.choose(request.arrived, known, left_out)
+        if whole is None or decider is None or not self.fleet.has_prefill_pool(model):
+            return None if whole is None else Plan(whole)
+        prefill = self._candidates(request, self.fleet.prefilling(model), {})
+        plan = self.chooser.plan(request, known, whole, prefill, left_out)
+        request.no_prefill = decider.required and plan.prefill is None and self.chooser.is_splittable(request)
+        return None if request.no_prefill else plan
+
+    def _admitted(self, request: Request, plan: Plan) -> bool:
+        """Whether it is sent now. If not, it is held for who has enough to do."""
+        queue = self.profile.queue
+        if queue is None:
+            return True
+        parts = [(plan.choice, plan.choice.uncached_tokens if plan.prefill is None else 0)]
+        if plan.prefill is not None:
+            parts.insert(0, (plan.prefill, plan.prefill.uncached_tokens))
+        for choice, uncached_tokens in parts:
+            if not self._admits(queue, request.arrived, choice, uncached_tokens):
+                self.fleet.hold(request, choice.endpoint, uncached_tokens)
+                return False
+        return True
+
+    def _admits(self, queue: Queue, arrived: events.Arrived, choice: Choice, uncached_tokens: int) -> bool:
         blocks, size, fresh = arrived.blocks, arrived.block_size, arrived.prompt_tokens
         if choice.cached_tokens and size:
             fresh -= choice.endpoint.sharing.shared(blocks, choice.cached_tokens // size, size)
-        return queue.admits(choice.endpoint, choice.uncached_tokens, fresh)
+        return queue.admits(choice.endpoint, uncached_tokens, fresh)
 
-    def _candidates(self, request: Request, left_out: dict[str, int]) -> list[Endpoint]:
-        """Endpoints that serve the model, are up, have room, and did not fail this request before."""
-        serving = self.fleet.serving(request.arrived.model)
+    def _candidates(self, request: Request, up: list[Endpoint], left_out: dict[str, int]) -> list[Endpoint]:
+        """Of endpoints that are up, those that have room and did not fail this request before."""
         now_us, pinned = self.now_us, request.arrived.pinned
-        fit = [e for e in serving if e.room is None or self.health.has_room(e, now_us)]
-        if len(fit) < len(serving):
-            left_out["full"] = len(serving) - len(fit)
+        fit = [e for e in up if e.room is None or self.health.has_room(e, now_us)]
+        if len(fit) < len(up):
+            left_out["full"] = len(up) - len(fit)
         if not request.tried and pinned is None:
             return fit
         if pinned is not None:
@@ -328,48 +380,6 @@ class Dispatcher:
             left_out["failed_before"] = len(fit) - len(fresh)
         return fresh or fit
 
-    def _choose(self, request: Request, candidates: list[Endpoint], left_out: dict[str, int]) -> Choice | None:
-        known = self._known(request, candidates)
-        try:
-            return choose(self.profile, request.arrived, known, left_out, self.settings.why_max)
-        except Exception as error:  # a policy is somebody else's code: its bug must not stop the fleet
-            if self.settings.strict:
-                raise PolicyError(f"profile {self.profile.name}: {error}") from error
-            self.policy_failures += 1
-            loads = [e.in_flight for e in candidates]
-            i = loads.index(min(loads))
-            why = Why("least_requests", [], [], len(candidates), left_out, f"fallback: {type(error).__name__}: {error}")
-            cached = known.cached_tokens
-            return Choice(candidates[i], cached[i], known.uncached_tokens[i], why, not any(cached))
-
     def _known(self, request: Request, candidates: list[Endpoint]) -> Known:
-        arrived = request.arrived
-        cached = self._cached_tokens(arrived, candidates)
-        reports = self.fleet.fresh_reports(candidates, self.now_us)
-        tokens = arrived.prompt_tokens
-        return Known(
-            self.now_us,
-            candidates,
-            cached,
-            [tokens - c for c in cached],
-            reports,
-            [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
-            self.sessions.endpoint(arrived.session),
-            self.turns.get(arrived.model, 0),
-            self.settings.seed,
-            [self.fleet.speed(e) for e in candidates],
-            self._expected_output(arrived),
-        )
-
-    def _expected_output(self, arrived: events.Arrived) -> float:
-        expected, most = self.fleet.lengths.expected(arrived.model), arrived.output_tokens_max
-        return expected if most is None else max(1.0, min(expected, most))
-
-    def _cached_tokens(self, arrived: events.Arrived, candidates: list[Endpoint]) -> list[int]:
-        """Prompt tokens each candidate is expected to reuse: whole blocks, and never the last token."""
-        if not arrived.blocks or arrived.prompt_tokens < 1:
-            return [0] * len(candidates)
-        size = arrived.block_size
-        blocks_max = (arrived.prompt_tokens - 1) // size
-        hits = self.index.lookup(arrived.blocks, candidates)
-        return [min(hit, blocks_max) * size for hit in hits]
+        turn = self.turns.get(request.arrived.model, 0)
+        return self.chooser.known(request.arrived, candidates, self.now_us, turn)

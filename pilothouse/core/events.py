@@ -127,6 +127,7 @@ class Arrived(Event, frozen=True, tag=True, array_like=True):
     session: int = 0  # 64-bit key of the conversation; 0 = none
     pinned: EndpointId | None = None  # must go there: the engine holds state that the request refers to
     constrained: bool = False  # the answer is bound by a grammar, a schema or tools
+    splittable: bool = True  # its prompt can be computed elsewhere
 
 
 class PrefillDone(Event, frozen=True, tag=True, array_like=True):

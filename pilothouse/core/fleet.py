@@ -9,7 +9,8 @@ First tokens and ends are also what engines' speed is learned from (`speed.py`).
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from pilothouse.core.events import EndpointSeen, LoadReported
+from pilothouse.core.events import EndpointSeen, LoadReported, Role
+from pilothouse.core.handover import Handover, token_us
 from pilothouse.core.request import Request
 from pilothouse.core.sharing import Sharing, rest
 from pilothouse.core.speed import PACE_WEIGHT, Lengths, Meter, Reading, Speed
@@ -82,7 +83,10 @@ class Fleet:
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
     lengths: Lengths = field(default_factory=Lengths)
+    handovers: dict[str, Handover] = field(default_factory=dict)  # decode pool -> what its first tokens taught
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
+    _prefilling: dict[str, list[Endpoint]] = field(default_factory=dict)  # the same of prefill pools
+    _pools: dict[str, bool] = field(default_factory=dict)  # model -> it has prefill endpoints, up or not
 
     def see(self, seen: EndpointSeen) -> Endpoint:
         """Add an endpoint, or replace what is known of it; the ledger stays."""
@@ -105,6 +109,8 @@ class Fleet:
     def changed(self) -> None:
         """Membership, health or models changed: the per-model lists are built anew on demand."""
         self._serving.clear()
+        self._prefilling.clear()
+        self._pools.clear()
 
     def lacks(self, model: str) -> bool:
         """There are endpoints, and none of them lists the model, up or not."""
@@ -112,13 +118,36 @@ class Fleet:
         return bool(there) and not any(model in e.models for e in there)
 
     def serving(self, model: str) -> list[Endpoint]:
-        """Endpoints that list the model and are up, in registration order."""
+        """Endpoints that answer for the model and are up, in registration order."""
         found = self._serving.get(model)
         if found is None:
-            found = [e for e in self.endpoints.values() if model in e.models and not e.gone and not e.ejected]
+            found = self._up(model, prefill=False)
             if found:  # an unknown model must not fill the cache
                 self._serving[model] = found
         return found
+
+    def prefilling(self, model: str) -> list[Endpoint]:
+        """Endpoints that compute prompts of the model for others and are up, in registration order."""
+        found = self._prefilling.get(model)
+        if found is None:
+            found = self._up(model, prefill=True)
+            if self.serving(model):
+                self._prefilling[model] = found
+        return found
+
+    def has_prefill_pool(self, model: str) -> bool:
+        """Whether there are prefill endpoints for the model, up or not."""
+        found = self._pools.get(model)
+        if found is None:
+            there = self.endpoints.values()
+            found = any(e.seen.role is Role.PREFILL and model in e.models and not e.gone for e in there)
+            if self.serving(model):
+                self._pools[model] = found
+        return found
+
+    def _up(self, model: str, *, prefill: bool) -> list[Endpoint]:
+        up = [e for e in self.endpoints.values() if model in e.models and not e.gone and not e.ejected]
+        return [e for e in up if (e.seen.role is Role.PREFILL) == prefill]
 
     def report(self, report: LoadReported) -> None:
         endpoint = self.endpoints.get(report.endpoint)
@@ -162,7 +191,7 @@ class Fleet:
         endpoint.distinct_tokens += endpoint.sharing.add(blocks, size) + rest(prompt, blocks, size)
         endpoint.in_flight += 1
         request.ahead_tokens, request.ahead_squares = endpoint.prefill_tokens, endpoint.prefill_squares
-        if not request.arrived.stream and endpoint.prefill_rate > 0:
+        if not request.arrived.stream and endpoint.prefill_rate > 0 and request.step is None:
             end_us = now_us + int(endpoint.prefill_tokens / endpoint.prefill_rate)
             heappush(self.releases, (Micros(end_us), request.arrived.request, request.attempt))
 
@@ -214,7 +243,17 @@ class Fleet:
             found = self.speeds[endpoint.seen.pool] = Speed()
         return found
 
+    def handover(self, endpoint: Endpoint) -> Handover:
+        found = self.handovers.get(endpoint.seen.pool)
+        if found is None:
+            found = self.handovers[endpoint.seen.pool] = Handover(token_us(endpoint.seen.kv_token_bytes))
+        return found
+
     def _learn_prefill(self, request: Request, endpoint: Endpoint, now_us: Micros) -> None:
+        if request.step is not None:  # this one computed nothing
+            if request.handed_at_us and now_us > request.handed_at_us:
+                self.handover(endpoint).learn(request.handed_tokens, now_us - request.handed_at_us)
+            return
         took_us = now_us - request.routed_at_us
         if request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN:
             rate = request.ahead_tokens / took_us

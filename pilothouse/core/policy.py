@@ -11,6 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
+from pilothouse.core.commands import Split
 from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.random_stream import Random, stream
@@ -34,6 +35,7 @@ class Known:
     seed: int
     speeds: list[Speed] = field(default_factory=list)  # what each endpoint's pool taught about step times
     output_tokens: float = OUTPUT_TYPICAL  # expected of the answer
+    fetch_us: list[float] = field(default_factory=list)  # until KV is there that is brought from elsewhere; empty = 0
 
     def fresh_tokens(self, arrived: Arrived) -> list[int]:
         """Prompt tokens that each endpoint would have to keep in KV beside what its running requests use already: what it
@@ -59,6 +61,7 @@ class Known:
             self.seed,
             [self.speeds[i] for i in pick],
             self.output_tokens,
+            [self.fetch_us[i] for i in pick] if self.fetch_us else [],
         )
 
     def luck(self, arrived: Arrived) -> Random:
@@ -112,6 +115,34 @@ class Queue(Policy, frozen=True):
         raise NotImplementedError
 
 
+@dataclass(slots=True)
+class Side:
+    """One endpoint's part in a possible split."""
+
+    endpoint: Endpoint
+    speed: Speed
+    cached_tokens: int  # of the prompt, in its KV cache
+    uncached_tokens: int  # to be computed there; 0 where KV is brought
+
+
+class Decider(Policy, frozen=True):
+    """Says whether a prompt is computed by somebody else than who answers."""
+
+    name: ClassVar[str] = ""  # as registered
+
+    @property
+    def required(self) -> bool:
+        """Whether a request that cannot be split is refused rather than served whole."""
+        return False
+
+    def decide(self, arrived: Arrived, whole: Side, prefill: Side, decode: Side, handover_us: Micros) -> Split:
+        """The choice between `whole` doing all, and `prefill` computing the prompt for `decode`.
+
+        handover_us   expected from the end of the prefill to the first token
+        """
+        raise NotImplementedError
+
+
 Kind = TypeVar("Kind", bound=Policy)
 
 
@@ -154,3 +185,4 @@ filters: Registry[Filter] = Registry("filter")
 scorers: Registry[Scorer] = Registry("scorer")
 pickers: Registry[Picker] = Registry("picker")
 queues: Registry[Queue] = Registry("queue")
+deciders: Registry[Decider] = Registry("decider")

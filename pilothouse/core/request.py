@@ -40,3 +40,8 @@ class Request:
     held_for: EndpointId | None = None  # it waits for this endpoint to have less to do, not for want of endpoints
     held_tokens: int = 0  # charged to that endpoint meanwhile
     place: Place | None = None  # in the line, since it first waited
+    step: "Request | None" = None  # its prefill at another endpoint, charged there like a request of its own
+    splits: int = 0  # attempts that had one
+    no_prefill: bool = False  # it waits because it must be split and cannot be
+    handed_tokens: int = 0  # whose KV has to come from there
+    handed_at_us: Micros = Micros(0)  # when it was computed; 0 = not yet

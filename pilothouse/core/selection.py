@@ -10,7 +10,7 @@ from pilothouse.core.commands import Scored, Why
 from pilothouse.core.errors import PolicyError
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
-from pilothouse.core.policy import Filter, Known, Picker, Queue, Scorer
+from pilothouse.core.policy import Decider, Filter, Known, Picker, Queue, Scorer
 from pilothouse.core.units import Micros
 
 
@@ -30,11 +30,13 @@ class Profile(msgspec.Struct, frozen=True):
     scorers: list[Named]
     picker: Picker
     queue: Queue | None = None  # None: everything is sent at once
+    decider: Decider | None = None  # None: nobody computes prompts for others
 
     @property
     def uses_speeds(self) -> bool:
         parts = [policy for _, policy in self.filters] + [named.scorer for named in self.scorers]
-        return any(part.uses_speeds for part in [*parts, self.picker, *([self.queue] if self.queue else [])])
+        more = [part for part in (self.queue, self.decider) if part is not None]
+        return any(part.uses_speeds for part in [*parts, self.picker, *more])
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pilothouse.core.fleet import Endpoint
+from pilothouse.core.handover import Handover
 from pilothouse.core.kvstate import IndexState
 from pilothouse.core.request import Request
 from pilothouse.core.retries import RetryBudget
@@ -31,6 +32,7 @@ class DispatcherState(msgspec.Struct, frozen=True):
     decisions: int = 0
     speeds: dict[str, Speed] = {}
     lengths: Lengths = msgspec.field(default_factory=Lengths)
+    handovers: dict[str, Handover] = {}
 
 
 def save(dispatcher: "Dispatcher") -> bytes:
@@ -50,6 +52,7 @@ def save(dispatcher: "Dispatcher") -> bytes:
             dispatcher.decisions,
             dispatcher.fleet.speeds,
             dispatcher.fleet.lengths,
+            dispatcher.fleet.handovers,
         )
     )
 
@@ -58,11 +61,12 @@ def restore(dispatcher: "Dispatcher", data: bytes) -> None:
     """Puts a new dispatcher into a saved state. Raises msgspec.DecodeError on bytes that `save` did not write."""
     state = msgspec.msgpack.decode(data, type=DispatcherState)
     dispatcher.now_us, dispatcher.turns = state.now_us, state.turns
-    dispatcher.policy_failures, dispatcher.decisions = state.policy_failures, state.decisions
+    dispatcher.chooser.failures, dispatcher.decisions = state.policy_failures, state.decisions
     dispatcher.fleet.endpoints.update((endpoint.id, endpoint) for endpoint in state.endpoints)
     dispatcher.fleet.releases[:] = state.releases
     dispatcher.fleet.speeds.update(state.speeds)
     dispatcher.fleet.lengths = state.lengths
+    dispatcher.fleet.handovers.update(state.handovers)
     dispatcher.requests.update((request.arrived.request, request) for request in state.requests)
     dispatcher.waiting.count_from(state.requests)
     for request_id in state.waiting:

@@ -1,5 +1,5 @@
-"""Plugins: filters, scorers, pickers. Pure. This list is what ships; importing it fills the registries."""
+"""Plugins: filters, scorers, pickers, queues, deciders. Pure. This list is what ships; importing it fills the registries."""
 
-from pilothouse.policies import filters, marginal, pickers, profiles, queues, rivals, scorers
+from pilothouse.policies import deciders, filters, marginal, pickers, profiles, queues, rivals, scorers
 
-__all__ = ["filters", "marginal", "pickers", "profiles", "queues", "rivals", "scorers"]
+__all__ = ["deciders", "filters", "marginal", "pickers", "profiles", "queues", "rivals", "scorers"]

@@ -57,7 +57,7 @@ class MarginalCost(Scorer, frozen=True):
             _cost_us(
                 endpoint, known.speeds[i].theta, endpoint.in_flight + others[i], known.uncached_tokens[i], fresh[i],
                 arrived.prompt_tokens, known.output_tokens, work, mean_running,
-            )
+            ) + (known.fetch_us[i] if known.fetch_us else 0.0)
             for i, endpoint in enumerate(endpoints)
         ]  # fmt: skip
         lowest = min(costs)

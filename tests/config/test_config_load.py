@@ -95,7 +95,7 @@ BAD = [
         ["f: policy: unknown policy 'zzz', known: cache_and_load, least_requests, marginal_cost, "],
     ),
     (POOLS + "policy: 3", ["f: policy: must be a name or a mapping with filters, scorers and picker"]),
-    (POOLS + "policy: {scorer: []}", ["f: policy.scorer: unknown field, known: name, filters, scorers, picker"]),
+    (POOLS + "policy: {scorer: []}", ["f: policy.scorer: unknown field, known: name, like, filters, scorers, picker"]),
     (POOLS + "policy: {scorers: queue_depth}", ["f: policy.scorers: must be a list"]),
     (
         POOLS + "policy: {scorers: [queue_dept]}",

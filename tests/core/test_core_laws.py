@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from pilothouse.config.policy import profile
 from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
-from pilothouse.core.events import AnyEvent, BlocksCleared, BlocksRemoved, FailureKind
+from pilothouse.core.events import AnyEvent, BlocksCleared, BlocksRemoved, FailureKind, Role
 from pilothouse.core.health import HealthSettings
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import SECOND, EndpointId, Micros, RequestId
@@ -19,6 +19,7 @@ from tests.core import worlds
 from tests.core.worlds import NOW, World
 
 ENDPOINTS, MODELS = ["a", "b", "c", "d"], ["m", "n"]
+ROLES = {"a": Role.BOTH, "b": Role.PREFILL, "c": Role.DECODE, "d": Role.PREFILL}  # in a fleet that splits
 names = st.sampled_from(ENDPOINTS)
 prompts = st.builds("{}:{}".format, st.sampled_from("pqr"), st.integers(0, 12))
 POLICIES: list[object] = [
@@ -34,6 +35,8 @@ POLICIES: list[object] = [
         "picker": "power_of_two",
     },
     {"scorers": ["cache_and_load", "session"], "picker": "weighted_random"},
+    {"like": "marginal_cost", "decider": "always"},
+    {"like": "cache_and_load", "decider": {"type": "always", "fallback": "error"}},
 ]
 limits = st.builds(
     DispatcherSettings,
@@ -64,14 +67,22 @@ class Fleet(RuleBasedStateMachine):
         self.at: dict[str, str] = {}  # request in flight -> its endpoint
         self.waits: set[str] = set()
         self.begun: set[str] = set()  # requests in flight whose first token came
+        self.steps: dict[str, str] = {}  # request in flight whose prompt is being computed elsewhere -> where
+        self.splits = False  # there are endpoints that compute prompts for others
         self.models: dict[str, set[str]] = {}  # endpoint that did not leave -> models
         self.paid = 0  # attempts that cost retry budget
         self.busy: set[str] = set()  # requests whose last attempt met a full queue
         self.shadow: Dispatcher | None = None  # restored from a snapshot on the way
 
-    @initialize(limits=limits, policy=st.sampled_from(POLICIES), endpoints=st.integers(1, 4), exact=st.booleans())
-    def begin(self, limits: DispatcherSettings, policy: object, endpoints: int, exact: bool) -> None:
-        self.settings, self.profile = limits, profile(policy)
+    @initialize(
+        limits=limits,
+        policy=st.sampled_from(POLICIES),
+        endpoints=st.integers(1, 4),
+        exact=st.booleans(),
+        splits=st.booleans(),
+    )
+    def begin(self, limits: DispatcherSettings, policy: object, endpoints: int, exact: bool, splits: bool) -> None:
+        self.settings, self.profile, self.splits = limits, profile(policy), splits
         self.world = World(self.fresh())
         for endpoint in ENDPOINTS[:endpoints]:
             self.endpoint_seen(endpoint, {"m"}, exact, 15)
@@ -99,7 +110,8 @@ class Fleet(RuleBasedStateMachine):
     def endpoint_seen(self, endpoint: str, models: set[str], exact: bool, kv_blocks: int) -> None:
         self.models[endpoint] = models
         listed = ",".join(sorted(models))
-        self.send(worlds.seen(endpoint, listed, exact=exact, kv_blocks=kv_blocks, block_size=worlds.BLOCK))
+        more = worlds.partner(ROLES[endpoint]) if self.splits else {}
+        self.send(worlds.seen(endpoint, listed, exact=exact, kv_blocks=kv_blocks, block_size=worlds.BLOCK, **more))
 
     @rule(endpoint=names, prompt=prompts, how=st.sampled_from(["stored", "stored", "removed", "cleared"]))
     def blocks_reported(self, endpoint: str, prompt: str, how: str) -> None:
@@ -138,8 +150,18 @@ class Fleet(RuleBasedStateMachine):
         self.arrive(prompt, stream=True)
         if request in self.at:
             self.time_passes(ms)
+            self.prefill_ends(request)
             self.begun.add(request)
             self.send(worlds.first_token(request))
+
+    @precondition(lambda self: self.steps)
+    @rule(data=st.data())
+    def prefill_done(self, data: st.DataObject) -> None:
+        self.prefill_ends(data.draw(st.sampled_from(list(self.steps))))
+
+    def prefill_ends(self, request: str) -> None:
+        if self.steps.pop(request, None):
+            self.send(worlds.prefill_done(request))
 
     def arrive(self, prompt: str, stream: bool, **more: Any) -> None:
         request = f"r{len(self.arrived)}"
@@ -147,10 +169,13 @@ class Fleet(RuleBasedStateMachine):
         self.waits.add(request)
         self.send(worlds.arrived(request, prompt=prompt, stream=stream, **more))
 
-    @precondition(lambda self: any(self.arrived[r] and r not in self.begun for r in self.at))
+    def may_begin(self) -> list[str]:
+        return [r for r in self.at if self.arrived[r] and r not in self.begun and r not in self.steps]
+
+    @precondition(lambda self: self.may_begin())
     @rule(data=st.data())
     def first_token(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from([r for r in self.at if self.arrived[r] and r not in self.begun]))
+        request = data.draw(st.sampled_from(self.may_begin()))
         self.begun.add(request)
         self.send(worlds.first_token(request))
 
@@ -158,6 +183,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(data=st.data())
     def request_finished(self, data: st.DataObject) -> None:
         request = self.in_flight(data)
+        self.prefill_ends(request)
         self.end(request)
         self.send(worlds.finished(request))
 
@@ -171,11 +197,12 @@ class Fleet(RuleBasedStateMachine):
     def engine_fails(self, data: st.DataObject, kind: FailureKind) -> None:
         """All that is on it fails at once."""
         endpoint = self.at[self.in_flight(data)]
-        for request in [r for r, where in self.at.items() if where == endpoint]:
+        for request in [r for r, where in self.at.items() if where == endpoint or self.steps.get(r) == endpoint]:
             self.fail(request, kind, sent=request in self.begun)
 
     def fail(self, request: str, kind: FailureKind, sent: bool) -> None:
         if sent and kind is not FailureKind.BUSY:
+            self.prefill_ends(request)
             self.end(request)
             self.send(worlds.failed(request, kind, sent=True))
             return
@@ -183,7 +210,7 @@ class Fleet(RuleBasedStateMachine):
         self.begun.discard(request)
         self.waits.add(request)
         (self.busy.add if kind is FailureKind.BUSY else self.busy.discard)(request)
-        self.send(worlds.failed(request, kind))
+        self.send(worlds.failed(request, kind, prefill=self.steps.pop(request, None) is not None))
 
     @precondition(lambda self: self.at or self.waits)
     @rule(data=st.data())
@@ -224,6 +251,7 @@ class Fleet(RuleBasedStateMachine):
     def end(self, request: str) -> None:
         self.outcomes[request] += 1
         self.at.pop(request, None)
+        self.steps.pop(request, None)
         self.waits.discard(request)
         self.begun.discard(request)
 
@@ -245,18 +273,26 @@ class Fleet(RuleBasedStateMachine):
                 self.paid += command.attempt > 1 and request not in self.busy
                 self.busy.discard(request)
                 self.at[request] = command.endpoint
+                if command.prefill is not None:
+                    self.steps[request] = command.prefill.endpoint
                 self.check_route(command)
             case Reject():
                 assert request in self.waits, f"{command} for a request that is in flight"
                 self.end(request)
             case Abort():
-                assert self.at[request] == command.endpoint and request not in self.begun
+                assert command.endpoint in (self.at[request], self.steps.get(request))
+                assert request not in self.begun
 
     def check_route(self, route: Route) -> None:
         endpoint = self.world.dispatcher.fleet.endpoints[route.endpoint]
         arrived = self.world.dispatcher.requests[route.request].arrived
         assert not endpoint.ejected and not endpoint.gone
         assert arrived.model in self.models[route.endpoint] and arrived.pinned in (None, route.endpoint)
+        assert endpoint.seen.role is not Role.PREFILL
+        if route.prefill is not None:
+            first = self.world.dispatcher.fleet.endpoints[route.prefill.endpoint]
+            assert first.seen.role is Role.PREFILL and first.seen.exchange == endpoint.seen.exchange
+            assert not first.ejected and not first.gone and arrived.model in self.models[route.prefill.endpoint]
         assert 0 <= route.cached_tokens <= max(0, arrived.prompt_tokens - 1)
         assert route.why.candidates[0].endpoint == route.endpoint
         for scored in route.why.candidates:
@@ -267,8 +303,11 @@ class Fleet(RuleBasedStateMachine):
         assert dispatcher.requests.keys() == self.at.keys() | self.waits
         assert dispatcher.waiting.line.keys() == self.waits and len(self.waits) <= self.settings.waiting_max
         assert {r: q.endpoint for r, q in dispatcher.requests.items() if q.endpoint} == self.at
+        steps = {r: q.step.endpoint for r, q in dispatcher.requests.items() if q.step is not None and q.step.endpoint}
+        assert steps == self.steps
         for endpoint in dispatcher.fleet.endpoints.values():
-            held = [r for r in dispatcher.requests.values() if r.endpoint == endpoint.id]
+            parts = [part for r in dispatcher.requests.values() for part in (r, r.step) if part is not None]
+            held = [part for part in parts if part.endpoint == endpoint.id]
             assert endpoint.in_flight == len(held)
             assert endpoint.prefill_tokens == sum(r.uncached_tokens for r in held if r.prefilling)
             assert endpoint.context_tokens == sum(r.arrived.prompt_tokens for r in held)
@@ -306,6 +345,7 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(500):
             if self.at:
                 request = next(iter(self.at))
+                self.prefill_ends(request)
                 self.end(request)
                 self.send(worlds.finished(request))
                 continue

@@ -69,7 +69,7 @@ def profiles() -> dict[str, Profile]:
 @pytest.mark.parametrize("bug", profiles())
 def test_in_production_least_requests_decides(bug: str) -> None:
     world = given(FLEET, "round_robin", strict=False)
-    world.dispatcher.profile = profiles()[bug]
+    world.dispatcher.chooser.profile = profiles()[bug]
     world.when(arrived("r", 10)).expect(route("r", "b"))
     assert world.dispatcher.policy_failures == 1
     why = world.last_route().why
@@ -80,7 +80,7 @@ def test_in_production_least_requests_decides(bug: str) -> None:
 @pytest.mark.parametrize("bug", profiles())
 def test_in_tests_it_raises(bug: str) -> None:
     world = given(FLEET, "round_robin")
-    world.dispatcher.profile = profiles()[bug]
+    world.dispatcher.chooser.profile = profiles()[bug]
     with pytest.raises(PolicyError, match="profile odd: "):
         world.when(arrived("r", 10))
 

@@ -6,6 +6,7 @@ A fleet is a list of endpoints, `|` between them, each a name and perhaps words:
 
     models=m,n     names it lists (default m)                exact         it reports its KV blocks
     cached=p:40    it reports the first 40 blocks of p       blocks=500    its KV capacity
+    prefill        computes prompts for others               decode        takes KV from those who do
     busy=3x1000    3 of our requests of 1000 tokens wait     streaming=4   4 of our requests decode there
     running= queue= kv=    its load report                   ejected       two probes failed
 
@@ -19,7 +20,7 @@ from typing import Any, Self
 import msgspec
 
 from pilothouse.config.policy import profile
-from pilothouse.core.commands import Abort, AnyCommand, Reject, RejectReason, Route
+from pilothouse.core.commands import Abort, AnyCommand, Reject, RejectReason, Route, Split
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.events import (
     AnyEvent,
@@ -33,7 +34,9 @@ from pilothouse.core.events import (
     Finished,
     FirstToken,
     LoadReported,
+    PrefillDone,
     Probed,
+    Role,
     Tick,
 )
 from pilothouse.core.fleet import Endpoint
@@ -71,8 +74,12 @@ def finished(request: str) -> Finished:
     return Finished(NOW, RequestId(request))
 
 
-def failed(request: str, kind: FailureKind = FailureKind.ERROR, *, sent: bool = False) -> Failed:
-    return Failed(NOW, RequestId(request), kind, sent)
+def failed(request: str, kind: FailureKind = FailureKind.ERROR, *, sent: bool = False, prefill: bool = False) -> Failed:
+    return Failed(NOW, RequestId(request), kind, sent, prefill)
+
+
+def prefill_done(request: str) -> PrefillDone:
+    return PrefillDone(NOW, RequestId(request))
 
 
 def cancelled(request: str) -> Cancelled:
@@ -81,6 +88,11 @@ def cancelled(request: str) -> Cancelled:
 
 def seen(endpoint: str, models: str = "m", **more: Any) -> EndpointSeen:
     return EndpointSeen(NOW, EndpointId(endpoint), f"http://{endpoint}:8000", "pool", models.split(","), **more)
+
+
+def partner(role: Role, exchange: str = "alike") -> dict[str, Any]:
+    """Of a `seen` that exchanges KV."""
+    return {"role": role, "connector": "nixl", "exchange": exchange}
 
 
 def gone(endpoint: str) -> EndpointGone:
@@ -193,6 +205,11 @@ class World:
             assert (endpoint.context_tokens, endpoint.decoding) == charge, name
         return self
 
+    def last_split(self) -> Split:
+        split = self.last_route().why.split
+        assert split is not None
+        return split
+
     def last_route(self) -> Route:
         return next(c for c in reversed(self.commands) if isinstance(c, Route))
 
@@ -219,11 +236,14 @@ def _word(word: str) -> tuple[str, str]:
 
 def _join(world: World, name: str, words: dict[str, str]) -> None:
     known = {"models", "exact", "cached", "blocks", "busy", "streaming", "running", "queue", "kv", "ejected"}
+    known |= {"prefill", "decode", "exchange"}
     assert words.keys() <= known, f"a fleet knows no {words.keys() - known}"
     exact = "exact" in words or "cached" in words
-    world.send(
-        seen(name, words.get("models", "m"), exact=exact, kv_blocks=int(words.get("blocks", 0)), block_size=BLOCK)
-    )
+    more: dict[str, Any] = {}
+    if words.keys() & {"prefill", "decode"}:
+        more = partner(Role.PREFILL if "prefill" in words else Role.DECODE, words.get("exchange", "alike"))
+    blocks_max = int(words.get("blocks", 0))
+    world.send(seen(name, words.get("models", "m"), exact=exact, kv_blocks=blocks_max, block_size=BLOCK, **more))
     if "cached" in words:
         world.send(stored(name, words["cached"]))
 

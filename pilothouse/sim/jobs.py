@@ -17,6 +17,8 @@ class Job(msgspec.Struct, frozen=True):
     output_tokens: int
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
     group: int = 0  # whose token gaps are counted together
+    handed: bool = False  # the prompt's KV comes from another engine
+    kept: bool = False  # its blocks stay when it ends, until they are fetched
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +35,7 @@ class Sequence:
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
     group: int = 0  # of its gaps; that of its job, or NOBODY
+    handed: bool = False  # its KV has yet to come from another engine
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 

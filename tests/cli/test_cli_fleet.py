@@ -167,3 +167,9 @@ def test_a_fleet_of_which_nothing_is_known_is_no_good_fleet(tmp_path: Path) -> N
     done = checked(path)
     assert done.exit_code == 1 and "no engine answers, and no manifest names one" in done.output
     assert checked(tmp_path / "missing.yaml").exit_code == 2
+
+
+def test_the_check_of_a_configuration_remarks_on_pools_without_partner(tmp_path: Path) -> None:
+    _, decode = pair([], ["http://a:1"])
+    done = CliRunner().invoke(app, ["config", "check", "-c", str(config(tmp_path, decode))])
+    assert done.exit_code == 0 and "pools[0].connector: no prefill pool has the connector nixl" in done.output

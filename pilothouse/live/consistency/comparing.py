@@ -124,6 +124,8 @@ def _applies(p: Property, m: Member) -> bool:
         return connector is not None
     if p.name == "lease":
         return connector is not None and connector.type in LEASING
+    if p.name == "renewal":  # told with the lease
+        return False
     return p.name != "revision" or not (m.facts.model or "").startswith(("/", "."))
 
 

@@ -41,6 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
     hash_seed: str | None = None
     connector: str | None = None  # in the words of `pools[].connector.type`; of several: "multi/nixl+files"
     lease: str | None = None  # seconds
+    renewal: str | None = None  # the lease by which a decode engine paces its renewals, with connectors that renew
     draft: str | None = None  # method and model of speculation that keeps KV of its own
     role: str | None = None  # kv_producer, kv_consumer, kv_both, or SGLang's words
     speculation: str | None = None
@@ -80,8 +81,9 @@ PROPERTIES = (
     ),
     Property("hash_seed", "hash seed", "", "PYTHONHASHSEED", Breaks.EXCHANGE, Breaks.COMPARABILITY, True),
     Property("connector", "connector", DEV_MODE, "--kv-transfer-config", Breaks.EXCHANGE, Breaks.COMPARABILITY, True),
-    # vLLM's decode engine renews a lease at the pace of its own setting: slower than the prefill engine's runs out.
-    Property("lease", "KV lease", DEV_MODE, "--kv-transfer-config", Breaks.EXCHANGE, Breaks.COMPARABILITY, True),
+    Property("lease", "KV lease", DEV_MODE, "--kv-transfer-config", None, Breaks.COMPARABILITY),
+    # vLLM's decode engine renews a lease at the pace of its own setting: set longer than the prefill engine's, too late.
+    Property("renewal", "KV lease", DEV_MODE, "--kv-transfer-config", Breaks.EXCHANGE, None, True),
     # Its layers are part of the KV that goes over. `speculation` says the same within a pool.
     Property("draft", "drafting on KV", DEV_MODE, "--speculative-config", Breaks.EXCHANGE, None, True),
     # Told as asked for, not as chosen: engines compare the chosen one when they meet, and refuse each other.

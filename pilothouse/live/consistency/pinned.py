@@ -141,7 +141,7 @@ def _vllm(launch: Launch) -> Facts:
     if speculative is not None and "method" not in speculative:  # the engine derives it from the draft model
         facts = msgspec.structs.replace(facts, speculation=None, draft=None)
     if transfer is not None and "kv_connector" not in transfer:  # of a variable, say
-        facts = msgspec.structs.replace(facts, connector=None, role=None, lease=None)
+        facts = msgspec.structs.replace(facts, connector=None, role=None, lease=None, renewal=None)
     return msgspec.structs.replace(
         facts,
         quantization=facts.quantization or None,  # the model's own is found by the engine
@@ -185,7 +185,9 @@ def _json(options: Sequence[Option], name: str) -> dict[str, Any] | None:
             inner = found
             *parents, last = path.split(".")
             for parent in parents:
-                inner = inner.setdefault(parent, {})
+                below = inner.get(parent)
+                inner[parent] = below if isinstance(below, dict) else {}
+                inner = inner[parent]
             inner[last] = parsed
     return found
 

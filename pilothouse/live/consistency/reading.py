@@ -76,6 +76,7 @@ def vllm_facts(info: Mapping[str, Any]) -> Facts:
         hash_algorithm=_text(cache.get("prefix_caching_hash_algo")),
         connector=connector,
         lease=lease,
+        renewal=lease if "nixl" in connector else None,
         draft=draft,
         role=role,
         speculation=speculation,
@@ -99,7 +100,8 @@ def transfer_facts(transfer: Mapping[str, Any], environment: Mapping[str, Any]) 
         return "", "", None
     extra = _map(transfer.get("kv_connector_extra_config"))
     connector = connector_word(str(transfer.get("kv_connector") or ""))
-    children = [_map(child) for child in extra.get("connectors") or [] if isinstance(child, dict)]
+    several = extra.get("connectors")
+    children = [child for child in several if isinstance(child, dict)] if isinstance(several, list) else []
     if children:
         connector += "/" + "+".join(connector_word(str(child.get("kv_connector") or "")) for child in children)
     lease = None

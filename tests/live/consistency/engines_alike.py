@@ -12,7 +12,7 @@ from pilothouse.live.consistency.facts import PROPERTIES, Facts, Member, member
 NAMES = [p.name for p in PROPERTIES]
 WHOLE = Facts(
     version="0.32.0", model="/models/m", revision="", dtype="bfloat16", quantization="", block_size="32",
-    cache_dtype="auto", hash_algorithm="sha256_cbor", hash_seed="0", connector="nixl", lease="30", draft="",
+    cache_dtype="auto", hash_algorithm="sha256_cbor", hash_seed="0", connector="nixl", lease="30", renewal="30", draft="",
     role="kv_both", speculation="", attention_backend="auto", kernels="moe auto", eager="false", max_model_len="8192",
     parallel="TP 1", prefix_caching="true", max_num_seqs="256", max_num_batched_tokens="2048",
 )  # fmt: skip

@@ -79,7 +79,7 @@ def test_what_is_not_told_is_a_note_and_no_difference(untold: set[str]) -> None:
     silent = msgspec.structs.replace(WHOLE, **dict.fromkeys(sorted(untold)))
     found = differences([engine("a", PREFILL), engine("b", DECODE, silent)])
     assert all(d.breaks is Breaks.NOTE for d in found)
-    for name in untold - {"connector", "revision"}:  # the configuration states the one, a directory has no other
+    for name in untold - {"connector", "revision", "renewal"}:  # configured; a directory has none; told with the lease
         assert BY_NAME[name].words in found[0].sentence and BY_NAME[name].pin in found[0].sentence
 
 

@@ -39,7 +39,7 @@ def test_an_engine_in_development_mode_tells_all() -> None:
     facts = told_facts("vllm", metrics(), MODELS, launch_facts("vllm", "0.32.0", INFO))
     assert facts == Facts(
         version="0.32.0", model="/models/m", dtype="bfloat16", quantization="", block_size="32", cache_dtype="fp8",
-        hash_algorithm="sha256", connector="nixl", lease="4", draft="", role="kv_producer",
+        hash_algorithm="sha256", connector="nixl", lease="4", renewal="4", draft="", role="kv_producer",
         speculation="ngram 3 tokens", attention_backend="auto", kernels="moe auto, linear auto", eager="true",
         max_model_len="8192", parallel="TP 1, PP 1, DP 1", prefix_caching="true", max_num_seqs="16",
         max_num_batched_tokens="2048",
@@ -80,6 +80,7 @@ def test_connectors_and_their_leases(transfer: Any, connector: str, lease: str |
     info = {**INFO, "vllm_config": {**INFO["vllm_config"], "kv_transfer_config": transfer}}
     facts = launch_facts("vllm", "", info)
     assert (facts.connector, facts.lease) == (connector, lease)
+    assert facts.renewal == (lease if "nixl" in connector else None)  # Mooncake does not renew
 
 
 def test_words_of_classes() -> None:
@@ -102,6 +103,11 @@ def test_sglang_tells_its_launch_arguments() -> None:
     assert launch_facts("sglang", "", info | {"disaggregation_mode": "null"}).connector == ""
 
 
-@pytest.mark.parametrize("info", [{"vllm_config": 1}, {"vllm_config": {"cache_config": []}}, {"vllm_config": {"x": 1}}])
-def test_nonsense_tells_nothing(info: dict[str, Any]) -> None:
-    assert launch_facts("vllm", "", info).block_size is None
+ABSURD = {"kv_connector": 5, "kv_connector_extra_config": {"connectors": 5, "kv_lease_duration": "x"}}
+
+
+@pytest.mark.parametrize(
+    "config", [1, {"cache_config": []}, {"x": 1}, {"kv_transfer_config": ABSURD}, {"speculative_config": [1]}]
+)
+def test_nonsense_tells_nothing(config: Any) -> None:
+    assert launch_facts("vllm", "", {"vllm_config": config}).block_size is None

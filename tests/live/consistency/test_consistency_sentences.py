@@ -23,6 +23,13 @@ def test_a_pair_that_cannot_be_is_named_with_what_differs() -> None:
     assert sentences(more) == [f"{begin} are not paired (the same with 1 more pairs)" for begin in begins]
 
 
+def test_a_decode_engine_that_would_renew_leases_too_late_is_no_partner() -> None:
+    short = engine("a", pool("prefill", name="p", lease_s=6), lease="6", renewal="6")
+    assert sentences([short, engine("b", DECODE)]) == [
+        "prefill endpoint a has KV lease 6, decode endpoint b 30: they are not paired"
+    ]
+
+
 def test_who_has_a_partner_is_not_complained_of() -> None:
     assert sentences([engine("a", PREFILL), engine("b", DECODE)]) == []
     mixed = [engine("a", PREFILL), engine("b", DECODE), engine("c", DECODE, version="0.33.0")]

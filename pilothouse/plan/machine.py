@@ -29,6 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
     sequences: int = 1024  # of one step
     usd_h: float | None = None  # of one GPU; None = no price known
     price: str = ""  # where that is from
+    step_time_file: str | None = None  # None = of the catalogue
 
     @property
     def title(self) -> str:
@@ -73,6 +74,7 @@ def machine(wanted: Wanted, prices: Mapping[str, float], context: float = SEQUEN
         model.name, gpu.name, wanted.tp, precision.value, times,
         kv_tokens(model, gpu, wanted.tp, precision, sequence_tokens=length),
         sequence_bytes(model, 1, length) / length, tokens, sequences, usd_h, price,
+        str(wanted.step_time.absolute()) if wanted.step_time is not None else None,
     )  # fmt: skip
 
 

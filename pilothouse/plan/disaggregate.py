@@ -51,6 +51,7 @@ class Pool(msgspec.Struct, frozen=True):
     load: float  # engines that would be busy all the time, before headroom and rounding up
     batch: int  # sequences of a decode step; 0 for prefill
     usd_h: float | None  # of all
+    step_tokens: int = 0  # most tokens of one step; 0 = the engine's default
 
 
 class FleetPlan(msgspec.Struct, frozen=True):
@@ -169,6 +170,12 @@ def resized(plan: FleetPlan, engines: list[int], machines: list[Machine]) -> Fle
     return _fleet([_sized(pool.role, machine, count, pool.load, pool.batch) for pool, count, machine in parts])
 
 
+def in_small_steps(plan: FleetPlan, tokens: int) -> FleetPlan:
+    """The same with a step budget, so that prompts hold others up less."""
+    pools = [msgspec.structs.replace(pool, step_tokens=tokens) for pool in plan.pools]
+    return FleetPlan(f"{plan.name}, steps of {tokens:,} tokens", pools)
+
+
 def _pool(role: str, machine: Machine, load: float, batch: int, terms: Terms) -> Pool:
     return _sized(role, machine, max(1, ceil(load / terms.headroom - 1e-9)), load, batch)
 
@@ -223,7 +230,7 @@ def _verdict(found: SplitAdvice) -> tuple[bool, str]:
         else f"{found.apart.name} saves {found.saving:.0%} against"
     )
     grown = (
-        f"; in a fleet some times as large it would save {found.saving_at_scale:.0%}"
+        f"; in a much larger fleet it would save {found.saving_at_scale:.0%}"
         if found.saving_at_scale >= LEAST_SAVING
         else ""
     )

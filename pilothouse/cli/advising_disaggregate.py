@@ -23,7 +23,7 @@ from pilothouse.plan.source import read_source
 from pilothouse.plan.trial import Machines, Trial, fleets, settled, tried
 from pilothouse.policies.profiles import DEFAULT
 from pilothouse.report.tables import print_runs
-from pilothouse.workload.demand import demand, reuse
+from pilothouse.workload.demand import context_mean, survey
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
 
@@ -87,10 +87,9 @@ def disaggregate(asked: Asked) -> None:
 def _of_path(asked: Asked) -> Given:
     source = read_source(Path(asked.source), asked.served, asked.seed, asked.load)
     workload = source.workload
-    first = demand(workload, lasts(None))
-    machines = _machines(asked, first.context_mean)
-    time = lasts(machines.both)
-    asks = demand(workload, time)
+    machines = _machines(asked, context_mean(workload))
+    found = survey(workload, lasts(machines.both))
+    asks = found.demand
     rate = asked.rate or asks.rate
     if not rate:
         raise ConfigError([Problem("--rate", "is missing: all requests of this source come at once")])
@@ -98,13 +97,12 @@ def _of_path(asked: Asked) -> Given:
         hit, said = source.cached_ratio, f"hit rate as the engines reported, {source.cached_ratio:.1%} [Measured]"
         estimate = advise_split(needs.need(asks, hit, rate), *_each(machines), _terms(asked))
     else:
-        (curve,) = reuse(workload, time)
         hit, tokens = 0.0, source.kv_tokens
         for _ in range(ROUNDS):
             estimate = advise_split(needs.need(asks, hit, rate), *_each(machines), _terms(asked))
             engines = estimate.together or estimate.apart
             tokens = sum(pool.engines for pool in engines.pools) * machines.both.kv_tokens if engines else tokens
-            before, hit = hit, needs.hits(curve, asks, tokens, workload.block_size)
+            before, hit = hit, needs.hits(found.curve, asks, tokens, workload.block_size)
             if hit == before:
                 break
         said = f"hit rate {hit:.1%} by the hit curve at {tokens:,} tokens of HBM [Estimated]"

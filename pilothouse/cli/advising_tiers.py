@@ -13,12 +13,12 @@ from rich.text import Text
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Tier
 from pilothouse.perf.storage import STORAGES, Storage
-from pilothouse.plan.machine import Machine, Wanted, lasts, machine
+from pilothouse.plan.machine import Wanted, lasts, machine
 from pilothouse.plan.source import Source, read_source
 from pilothouse.plan.tiers import Point, TierAdvice, advise_tiers
 from pilothouse.report.chart_page import write_chart
 from pilothouse.report.charts import Figure, axis, log_axis
-from pilothouse.workload.demand import demand, reuse
+from pilothouse.workload.demand import context_mean, survey
 
 BAR = 30  # characters of a full bar
 
@@ -58,17 +58,10 @@ def tiers(asked: Asked) -> None:
 def advice(
     source: Source, wanted: Wanted | None, replicas: int = 0, storages: dict[Tier, Storage] = STORAGES
 ) -> TierAdvice:
-    made: Machine | None = None
-    if wanted is not None:
-        first = demand(
-            source.workload, lasts(None)
-        )  # lengths decide how much fits, which decides nothing about lengths
-        made = machine(wanted, {}, first.context_mean)
-    time = lasts(made)
+    made = machine(wanted, {}, context_mean(source.workload)) if wanted is not None else None
     engines = replicas or source.engines
-    whole = reuse(source.workload, time)
-    apart = reuse(source.workload, time, engines) if engines > 1 else []
-    return advise_tiers(source, demand(source.workload, time), whole, apart, made, engines, storages)
+    found = survey(source.workload, lasts(made), max(1, engines))
+    return advise_tiers(source, found, made, engines, storages)
 
 
 def _storages(asked: Asked) -> dict[Tier, Storage]:

@@ -4,6 +4,7 @@ The curve is of one cache that all share. Lower tiers hold what is above them as
 blocks are written through), so with a tier the cache is as large as that tier, not as the sum.
 accuracy   the curve: exact for requests one after the other (`workload/reuse.py`). Requests at the same time hold blocks
            that they have not finished with, which takes room from everybody; engines evict by the block, close to LRU
+ignores    what a fetch costs whatever its size: with prompts of few blocks, leave a margin
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pilothouse.core.events import Tier
 from pilothouse.perf.storage import STORAGES, Storage, fetch_us
 from pilothouse.plan.machine import Machine
 from pilothouse.plan.source import Source
-from pilothouse.workload.demand import Demand
+from pilothouse.workload.demand import Demand, Survey
 from pilothouse.workload.reuse import HitCurve
 
 LEAST_GAIN = 0.01  # of prompt tokens: less is not worth another moving part
@@ -77,19 +78,14 @@ class TierAdvice(msgspec.Struct, frozen=True):
 
 def advise_tiers(
     source: Source,
-    demand: Demand,
-    curves: Sequence[HitCurve],
-    apart: Sequence[HitCurve],
+    found: Survey,
     machine: Machine | None,
     engines: int,
     storages: Mapping[Tier, Storage] = STORAGES,
 ) -> TierAdvice:
-    """
-    curves    of one cache for all (a single one)
-    apart     of one cache per engine, where there are several
-    engines   0 = unknown
-    """
-    scale = _Scale(demand, curves[0], apart, source.workload.block_size, _token_bytes(source, machine))
+    """`engines`: 0 = unknown."""
+    demand, apart = found.demand, found.apart
+    scale = _Scale(demand, found.curve, apart, source.workload.block_size, _token_bytes(source, machine))
     engines = engines or source.engines or (1 if machine else 0)
     capacity = source.kv_tokens or (machine.kv_tokens * engines if machine else 0) or None
     now = scale.ratio(capacity) if capacity else None

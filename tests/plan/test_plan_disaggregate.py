@@ -32,7 +32,7 @@ from pilothouse.plan.machine import Machine, Wanted, machine, prices_of
 from pilothouse.plan.need import alike, measured, need
 from pilothouse.plan.trial import Machines, Trial, fleets, is_together, settled, tried
 from pilothouse.policies.profiles import DEFAULT
-from pilothouse.workload.demand import demand
+from pilothouse.workload.demand import survey
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
 from tests.workload.recipes import RECIPES
@@ -127,7 +127,7 @@ def test_what_cannot_be_kept_is_said(tpot_ms: float, words: str) -> None:
 
 
 def test_hits_leave_less_to_compute_but_all_before_it_to_attend_to() -> None:
-    asks = demand(RECIPES["chat rate"].make(1), lambda _: 0.0)
+    asks = survey(RECIPES["chat rate"].make(1), lambda _: 0.0).demand
     cold, warm = need(asks, 0.0, 1.0), need(asks, 0.5, 1.0)
     assert warm.uncached_tokens == pytest.approx(cold.uncached_tokens / 2)
     assert warm.uncached_squares == pytest.approx(0.75 * cold.uncached_squares)

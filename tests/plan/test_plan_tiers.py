@@ -14,7 +14,7 @@ from pilothouse.perf.storage import STORAGES
 from pilothouse.plan.machine import Wanted
 from pilothouse.plan.source import Source, read_source
 from pilothouse.plan.tiers import TierAdvice
-from pilothouse.workload.demand import demand, reuse, succession
+from pilothouse.workload.demand import context_mean, succession, survey
 from pilothouse.workload.profile import describe
 from tests.journal.days import conversations, record
 from tests.workload.recipes import RECIPES, agentic_session, azure_rows, mooncake_rows, sharegpt_rows
@@ -31,10 +31,10 @@ def said(source: Source, **known: int) -> TierAdvice:
 def test_the_ceiling_is_the_hit_rate_of_one_cache_without_limit(name: str) -> None:
     """Where requests come in the order of the list, that is what the workload's own description counts."""
     workload = RECIPES[name].make(1)
-    found = demand(workload, lambda _: 0.0)
-    profile = describe(workload)
+    surveyed, profile = survey(workload, lambda _: 0.0), describe(workload)
+    found, curve = surveyed.demand, surveyed.curve
+    assert all(stage.reported for stage in workload.stages) and context_mean(workload) == found.context_mean
     assert found.requests == profile.requests and found.prompt_mean == profile.prompt.mean
-    (curve,) = reuse(workload, lambda _: 0.0)
     ceiling = curve.ceiling * workload.block_size / found.prompt_tokens
     assert ceiling <= 1
     if not found.closed and not any(planned.output_blocks for stage in workload.stages for planned in stage.requests):
@@ -56,8 +56,8 @@ def test_every_request_comes_once_and_none_before_the_one_it_follows(name: str) 
 @pytest.mark.parametrize("name", ["chat users", "rag", "agentic trace"])
 def test_several_caches_never_hit_more_than_one_without_limit(name: str) -> None:
     workload = RECIPES[name].make(1)
-    (one,) = reuse(workload, lambda _: 0.0)
-    several = reuse(workload, lambda _: 0.0, 3)
+    found = survey(workload, lambda _: 0.0, 3)
+    one, several = found.curve, found.apart
     assert sum(curve.ceiling for curve in several) <= one.ceiling
     assert sum(curve.lookups for curve in several) == one.lookups
 

@@ -35,9 +35,9 @@ CLOCK = Clock()
 R = RequestId("r1")
 
 
-def pool(name: str, role: str, port: int, **connector: Any) -> dict[str, Any]:
+def pool(name: str, role: str, at: int, **connector: Any) -> dict[str, Any]:
     connector = {"type": "nixl", "lease": "10s"} | connector
-    return {"name": name, "role": role, "connector": connector, "endpoints": [{"url": f"http://127.0.0.1:{port}"}]}
+    return {"name": name, "role": role, "connector": connector, "endpoints": [{"url": f"http://127.0.0.1:{at}"}]}
 
 
 def config(*pools: dict[str, Any]) -> Any:
@@ -113,7 +113,7 @@ def test_splits_are_counted_by_step_and_failures_by_who_failed() -> None:
         made = picker()
         routes: list[AnyCommand] = []
         made.driver.arrive(arrived(), routes.append)
-        made.driver.tell(Failed(CLOCK.now_us(), R, FailureKind.CONNECT, False, prefill=True))
+        made.driver.tell(Failed(CLOCK.now_us(), R, FailureKind.ERROR, False, prefill=True))
         made.driver.tell(PrefillDone(CLOCK.now_us(), R, 400, 0))
         made.driver.tell(Failed(CLOCK.now_us(), R, FailureKind.EXPIRED, False))
         made.driver.tell(Finished(CLOCK.now_us(), R))
@@ -122,9 +122,9 @@ def test_splits_are_counted_by_step_and_failures_by_who_failed() -> None:
             ("m", "begun"): 2, ("m", "prefilled"): 1, ("m", "failed"): 1, ("m", "expired"): 1,
         }  # fmt: skip
         failures = values(made, "pilothouse_attempt_failures_total")
-        assert failures == {("p0", "connect"): 1, ("d0", "expired"): 1}
+        assert failures == {("p0", "error"): 1, ("d0", "expired"): 1}
         story = made.observer.stories.ended[R]
-        assert story.failures == ["prefill connect", "expired"] and story.prefilled_us is None  # of the last attempt
+        assert story.failures == ["prefill error", "expired"] and story.prefilled_us is None  # of the last attempt
         made.driver.close()
 
     run(main())

@@ -17,11 +17,12 @@ class Job(msgspec.Struct, frozen=True):
     output_tokens: int
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
     group: int = 0  # whose token gaps are counted together
+    constrained: bool = False  # a grammar binds the answer
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A job on the engine. While it decodes, its numbers hold at step `since` and grow by one per step."""
+    """A job on the engine. While it decodes, its numbers hold at step `since` and grow with each step."""
 
     job: Job
     target: int  # tokens to compute before it decodes: the prompt, and after a preemption what it had generated
@@ -33,6 +34,7 @@ class Sequence:
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
     group: int = 0  # of its gaps; that of its job, or NOBODY
+    stride: int = 1  # what it advances in a step, in the engine's parts of a token
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 
@@ -53,3 +55,5 @@ class Load(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     kv_used_ratio: float
+    drafted_tokens: int = 0  # since it started
+    accepted_tokens: int = 0  # of those

@@ -96,7 +96,7 @@ def test_an_engine_that_reserves_shows_waiting_as_ttft() -> None:
 @settings(max_examples=50, deadline=None)
 def test_a_jump_is_the_sum_of_its_steps(gains: list[int], context: int, steps: int) -> None:
     clock, held, decoding = StepClock(TIME), 1000, 7
-    jump = Jump(clock, decoding, context, held, gains)
+    jump = Jump(clock, decoding, decoding, context, held, gains, 16)
     time_ps, blocks = 0, held
     for i in range(steps):
         blocks += gains[i % 16]

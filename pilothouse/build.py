@@ -15,10 +15,12 @@ from pilothouse.config.scenario_load import hardware_of, policy_named, read_step
 from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.errors import JournalError
+from pilothouse.core.events import Role
 from pilothouse.core.health import HealthSettings
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.journal.log import Header
+from pilothouse.perf.catalog import model_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
@@ -165,10 +167,26 @@ def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
             exact=pool.kv_events and told.knows is Knows.PRECISE,
             index_blocks=told.blocks,
             start_up_us=pool.start_up.us,
+            **_exchange(pool),
         )
         for pool in scenario.pools
     ]
     return Fleet(pools, delays, tell_blocks=told.knows is not Knows.NOTHING)
+
+
+def _exchange(pool: Replicas) -> dict[str, Any]:
+    """How a pool hands KV over, if it does."""
+    if pool.role == "both":
+        return {}
+    model = model_named(pool.model)
+    return {
+        "role": Role(pool.role),
+        "connector": "nixl",
+        "exchange": f"{pool.model} {pool.precision} {pool.block_size}",
+        "kv_token_bytes": int(sequence_bytes(model, 1, SEQUENCE_TOKENS) / SEQUENCE_TOKENS),
+        "link_bytes_per_us": pool.link.gb_per_s * 1e3,
+        "link_latency_us": pool.link.latency.us,
+    }
 
 
 def engine_spec(pool: Replicas) -> EngineSpec:

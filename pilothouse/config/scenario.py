@@ -13,6 +13,13 @@ def listed(value: Any) -> Any:
     return field(default_factory=lambda: [value])
 
 
+class Link(Settings, frozen=True, kw_only=True):
+    """An engine's network interface, over which KV moves."""
+
+    gb_per_s: Annotated[float, Meta(gt=0, description="gigabytes per second that a transfer gets")] = 40.0
+    latency: Annotated[Duration, Meta(description="of one transfer, whatever its size")] = duration(2_000)
+
+
 class Replicas(Settings, frozen=True, kw_only=True):
     """Equal engines of one pool."""
 
@@ -43,6 +50,15 @@ class Replicas(Settings, frozen=True, kw_only=True):
         str | None, Meta(description="file of `pilothouse calibrate`; default: measured or estimated coefficients")
     ] = None
     start_up: Annotated[Duration, Meta(description="from a start or restart until it serves")] = duration(60 * SECOND)
+    role: Annotated[
+        str,
+        Meta(
+            pattern="^(both|prefill|decode)$",
+            description="prefill: computes prompts for others; decode: serves, with KV from a prefill pool where that "
+            "pays; both: serves alone",
+        ),
+    ] = "both"
+    link: Annotated[Link, Meta(description="of each engine of a prefill or decode pool")] = Link()
 
 
 class Lateness(Settings, frozen=True, kw_only=True):

@@ -49,7 +49,7 @@ def scenario_from_data(data: object, source: str = "scenario", base: Path = Path
         pools = [_pool(pool, f"pools[{i}]", base, recipe, problems) for i, pool in enumerate(scenario.pools)]
         scenario = msgspec.structs.replace(scenario, pools=pools, tenants=tenants)
         problems += [*_names(scenario), *_lists(scenario), *_policies(scenario.policies), *_slos(scenario)]
-        problems += _strangers(scenario, recipe)
+        problems += [*_strangers(scenario, recipe), *_roles(scenario)]
         problems += [problem for i, fault in enumerate(scenario.faults) for problem in _fault(fault, i, scenario)]
     if problems or scenario is None or recipe is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
@@ -162,6 +162,18 @@ def _names(scenario: Scenario) -> list[Problem]:
         elif pool.name in engines:
             problems.append(Problem(f"pools[{i}].name", f"{pool.name!r} is the name of an engine of another pool"))
     return problems
+
+
+def _roles(scenario: Scenario) -> list[Problem]:
+    roles = [pool.role for pool in scenario.pools]
+    if set(roles) == {"prefill"}:
+        return [Problem("pools", "all are prefill pools: nobody answers")]
+    alike = {(p.model, p.precision) for p in scenario.pools if p.role == "decode"}
+    return [
+        Problem(f"pools[{i}].role", "no decode pool has this model in this precision: nobody can use its KV")
+        for i, pool in enumerate(scenario.pools)
+        if pool.role == "prefill" and (pool.model, pool.precision) not in alike
+    ]
 
 
 def _lists(scenario: Scenario) -> list[Problem]:

@@ -184,6 +184,7 @@ class Dispatcher:
 
     def _finished(self, event: events.Finished) -> list[AnyCommand]:
         request = self.requests.pop(event.request)
+        self.steps.drop(request, event.at_us)
         self.index.ended(event.request, event.at_us, computed=True)
         endpoint = self.fleet.release(request, event.at_us, event.output_tokens)
         if endpoint:

@@ -7,6 +7,7 @@ it was served, refused or broken. A stage ends when all its requests have ended,
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from pilothouse.core.commands import Route
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.sim.agenda import Agenda, Rank
 from pilothouse.sim.delays import Delays
@@ -25,6 +26,8 @@ class Flight:
     endpoint: EndpointId | None = None  # where its attempt is, while there is one
     job: Job | None = None  # what the engine was asked for
     submitted: bool = False  # the engine has it
+    split: Route | None = None  # while somebody else computes its prompt: where it goes afterwards
+    source: tuple[EndpointId, RequestId] | None = None  # after that: who computed it, under which name
     first_us: Micros | None = None  # when the client had its first token
 
 

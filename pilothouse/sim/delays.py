@@ -18,6 +18,9 @@ class Delays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe_us: Micros = SECOND  # between two checks of an engine's health
     probe_timeout_us: Micros = Micros(3 * SECOND)  # until a check without an answer has failed
     connect_timeout_us: Micros = Micros(2 * SECOND)  # until a connection without an answer has failed
+    # As the connectors' own defaults in `config/schema.py`:
+    lease_us: Micros = Micros(30 * SECOND)  # how long a prefill engine keeps what nobody fetches
+    handover_us_max: Micros = Micros(15 * SECOND)  # until the gateway gives up a handover: well before the lease ends
 
     def request_us(self, prompt_tokens: int) -> int:
         """From the scheduled send time to the decision."""

@@ -34,6 +34,7 @@ from pilothouse.sim.hosts import Host
 from pilothouse.sim.jobs import Done, Job, Load
 from pilothouse.sim.probes import Probes
 from pilothouse.sim.samples import Sampler
+from pilothouse.sim.transfers import Transfers
 from pilothouse.workload.requests import Workload
 
 Watch = Callable[[AnyEvent, list[AnyCommand]], None]
@@ -70,7 +71,7 @@ class Driver:
         self.clients = Clients(workload, delays, self.agenda, self._arrive, self._begun)
         self.flights = self.clients.flights
         self.jobs: dict[RequestId, Flight] = {}  # attempts that a gateway still waits for
-        self.probes = Probes(self)
+        self.probes, self.transfers = Probes(self), Transfers(self)
         self._gaps, self._tell_blocks, self._arrivals = gaps, tell_blocks, 0
         self._sampler = Sampler(self.agenda, hosts, samples_max) if samples_max else None
         self._groups = _groups(workload)
@@ -159,7 +160,7 @@ class Driver:
                 case Reject():
                     self.clients.end(self.flights[command.request], 0, command.reason.value)
                 case Abort():
-                    self._abort(self.flights[command.request])
+                    self.abort(self.flights[command.request])
         wake_us = gateway.dispatcher.next_wake_us()
         if wake_us is not None and (gateway.wake_us is None or wake_us < gateway.wake_us):
             gateway.wake_us = max(wake_us, self.agenda.now_us)
@@ -175,13 +176,28 @@ class Driver:
     # Attempts
 
     def _route(self, flight: Flight, route: Route) -> None:
+        if route.prefill is None:
+            return self.send(flight, route)
+        planned, flight.split = flight.planned, route
+        request = RequestId(f"{planned.request}/{route.attempt}/prefill")
+        self._submit_soon(
+            flight, route.prefill.endpoint, Job(request, planned.blocks, planned.prompt_tokens, 1, kept=True)
+        )
+
+    def send(self, flight: Flight, route: Route, *, handed: bool = False) -> None:
+        """To the engine that answers. `handed`: another one has computed its prompt."""
         planned, attempt = flight.planned, route.attempt
         request = planned.request if attempt == 1 else RequestId(f"{planned.request}/{attempt}")
         blocks, group = planned.blocks, self._groups[planned.tenant]
-        job = Job(request, blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks, group)
-        flight.endpoint, flight.job, flight.submitted = route.endpoint, job, False
-        self.jobs[request] = flight
-        host = self.hosts[route.endpoint]
+        job = Job(
+            request, blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks, group, handed=handed
+        )
+        self._submit_soon(flight, route.endpoint, job)
+
+    def _submit_soon(self, flight: Flight, endpoint: EndpointId, job: Job) -> None:
+        flight.endpoint, flight.job, flight.submitted = endpoint, job, False
+        self.jobs[job.request] = flight
+        host = self.hosts[endpoint]
         self.agenda.push(self.agenda.now_us + self.delays.network_us, Rank.SUBMIT, self._submit, (host, job))
 
     def _submit(self, what: tuple[Host, Job]) -> None:
@@ -200,16 +216,18 @@ class Driver:
         else:
             self.agenda.push(self.now_us + delays.network_us, Rank.TELL, self._finished, (job, 0, TOO_LONG))
 
-    def _abort(self, flight: Flight) -> None:
+    def abort(self, flight: Flight, kind: FailureKind = FailureKind.TIMEOUT) -> None:
         """The gateway closes the connection: it knows at once, the engine a little later."""
         assert flight.job is not None and flight.endpoint is not None
         if flight.submitted:
             what = (self.hosts[flight.endpoint], flight.job.request)
-            self.agenda.push(self.now_us + self.delays.network_us, Rank.SUBMIT, self._disconnect, what)
-        self.fail(flight.job.request, FailureKind.TIMEOUT, 0)
+            self.agenda.push(self.now_us + self.delays.network_us, Rank.SUBMIT, self.disconnect, what)
+        self.fail(flight.job.request, kind, 0)
 
-    def _disconnect(self, what: tuple[Host, RequestId]) -> None:
+    def disconnect(self, what: tuple[Host, RequestId]) -> None:
+        """An engine learns that nobody wants an answer any more."""
         host, request = what
+        self.transfers.drop(request)
         if host.is_open:
             host.engine.abort(request, self.now_us, late=not self.delays.network_us)
             self.arm(host)
@@ -226,8 +244,10 @@ class Driver:
         if sent:
             kind = FailureKind.BROKEN if kind is FailureKind.CLOSED else kind
             self.clients.end(flight, 0, kind.value)
+        prefill, flight.split, flight.source = flight.split is not None, None, None
         flight.endpoint = flight.job = None
-        self._tell(self.gateways[flight.gateway], Failed(self.now_us, flight.planned.request, kind, sent))
+        failed = Failed(self.now_us, flight.planned.request, kind, sent, prefill)
+        self._tell(self.gateways[flight.gateway], failed)
         self.probes.look()
 
     # Engines
@@ -242,6 +262,8 @@ class Driver:
         if due_us is not None and due_us != host.due_us:
             self.agenda.push(due_us, Rank.STEP, self._step, (host, due_us))
         host.due_us = due_us
+        if host.engine.handed.fetches:
+            self.transfers.begin(host)
 
     def _step(self, what: tuple[Host, Micros]) -> None:
         host, due_us = what
@@ -254,6 +276,12 @@ class Driver:
             self._report_blocks(host, done)
         at_us, push = self.agenda.now_us + self.delays.network_us, self.agenda.push
         at_once = [job.request for job, _ in done.finished if job.request in done.first] if done.first else []
+        prefilled = [(job, cached) for job, cached in done.finished if job.kept]
+        if prefilled:
+            done.finished = [(job, cached) for job, cached in done.finished if not job.kept]
+        for job, cached in prefilled:
+            self.transfers.keep(host, job)
+            push(at_us, Rank.TELL, self.transfers.prefilled, (host, job, cached))
         for request in done.first:
             if request not in at_once:
                 push(at_us, Rank.TELL, self._first_token, request)
@@ -273,6 +301,7 @@ class Driver:
         flight = self.jobs.pop(job.request, None)
         if flight is None:
             return  # nobody waits for it any more
+        flight.split = flight.source = None
         self.clients.end(flight, cached, error)
         now_us, request = self.agenda.now_us, flight.planned.request
         done = Finished(now_us, request, job.prompt_tokens, cached, job.output_tokens)

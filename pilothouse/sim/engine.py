@@ -1,6 +1,6 @@
 """One inference engine as vLLM v1 schedules it: continuous batching over paged KV with a prefix cache. No I/O.
 
-Each step: every decoding sequence gets its token or tokens; prefills already begun go on, in chunks, with what is left of the
+Each step: every decoding sequence gets its tokens; prefills already begun go on, in chunks, with what is left of the
 token budget; then the queue is admitted, first come first served, as far as budget, sequence slots and blocks reach.
 When decoding needs a block and there is none, the sequence admitted last loses its blocks and starts over.
 
@@ -20,6 +20,7 @@ from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore
 from pilothouse.sim.gaps import NOBODY, Gaps
+from pilothouse.sim.handed import Handed
 from pilothouse.sim.jobs import Done, Job, Load, Sequence
 from pilothouse.sim.jump import Jump
 from pilothouse.sim.strides import Strides
@@ -56,6 +57,7 @@ class Engine:
         self.gaps: Gaps | None = None  # who counts the time between tokens
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # by order of admission
+        self.handed = Handed(self.store)
         self.strides = Strides(spec.speculation, spec.block_size)
         self._clock = StepClock(spec.step_time, self.strides.parts)
         self._prefilling: list[Sequence] = []
@@ -88,14 +90,36 @@ class Engine:
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
-        sequence = Sequence(job, job.prompt_tokens, group=job.group, stride=self.strides.of(job.constrained))
+        stride = self.strides.of(job.constrained)
+        sequence = Sequence(job, job.prompt_tokens, group=job.group, stride=stride, handed=job.handed)
         self.waiting.append(sequence)
+        self._join(sequence, now_us, late, wanted=not self._stuck)
+
+    def _join(self, sequence: Sequence, now_us: Micros, late: bool, *, wanted: bool) -> None:
+        """It can be scheduled from the next step on that is not planned yet."""
         if not self._stretch:
             self._schedule(now_us * PS_PER_US)
         else:
             sequence.eligible = self.steps + self._nth(now_us + late) + self.spec.steps_ahead
-            if not self._stuck:
+            if wanted:
                 self._cut(now_us + late, self.spec.steps_ahead)
+
+    def land(self, request: RequestId, now_us: Micros, *, late: bool = False) -> None:
+        """What a handed-over request was waiting for is here."""
+        self._join(self.handed.land(request), now_us, late, wanted=True)
+
+    def let_go(self, request: RequestId, now_us: Micros, *, late: bool = False) -> None:
+        """The blocks of a prompt computed for somebody else are not needed any more."""
+        self.handed.let_go(request)
+        self._make_room(now_us, late)
+
+    def _make_room(self, now_us: Micros, late: bool) -> None:
+        """Blocks came free between two steps: who waits for them is looked at when the step under way ends."""
+        self._stuck = False
+        if self._stretch:
+            self._cut(now_us + late)
+        elif self.waiting:
+            self._schedule(now_us * PS_PER_US)
 
     def abort(self, request: RequestId, now_us: Micros, *, late: bool = False) -> None:
         """Nobody wants the answer any more: out of the queue at once, out of the batch when the step under way ends."""
@@ -105,6 +129,8 @@ class Engine:
                 self._stuck = False
                 break
         else:
+            if self.handed.drop(request):
+                return self._make_room(now_us, late)
             self._aborted.append(request)
         self._cut(now_us + late)
 
@@ -115,7 +141,7 @@ class Engine:
             if met:
                 self.gaps.decoded(self._jump, met, self._jump.span_ps(met), self._decoding, self._decoding_of)
         self._decoding_of = {NOBODY: self._decoding}
-        for sequence in [*self.waiting, *self.running.values()]:
+        for sequence in [*self.waiting, *self.running.values(), *self.handed.sequences]:
             sequence.group = NOBODY
 
     def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
@@ -148,7 +174,7 @@ class Engine:
             nth = self._under_way(now_us * PS_PER_US + 1)
             used, done = used + self._jump.blocks(nth), max(0, nth - 1)
         told = self.strides.told(self._decodes + done * self._decoding, self._parts + done * self._advance)
-        return Load(len(self.running), len(self.waiting), used / self.spec.kv_blocks, *told)
+        return Load(len(self.running), len(self.waiting) + len(self.handed), used / self.spec.kv_blocks, *told)
 
     def step(self, now_us: Micros) -> Done:
         """Ends what is under way and begins what comes next."""
@@ -184,7 +210,7 @@ class Engine:
         before, self._granted = self.preemptions, False
         while self.store.available < self._needed_now():
             self._preempt()
-        held, gains = self.spec.kv_blocks - self.store.available, self._needed_now()
+        gains = self._needed_now()
         if gains:
             self.store.take(gains)
         self._granted, self._chunks = True, []
@@ -193,6 +219,8 @@ class Engine:
             if budget and sequence.order in self.running:
                 budget -= self._continue(sequence, budget)
         preempted = self.preemptions > before
+        if self.handed.landed and not preempted:
+            budget = self._begin_landed(budget)
         if self.waiting and not preempted and not self._stuck:
             self._admit(budget)
         self._start_ps = now_ps
@@ -201,9 +229,10 @@ class Engine:
             self._end_ps = now_ps + self._mixed_ps()
         elif self._decoding:
             alike = not preempted and (not self.waiting or self._steady())
+            held = self.spec.kv_blocks - self.store.available - gains
             self._decode_only(now_ps, held, gains, alike and self.spec.macro_steps)
         else:
-            assert not self.waiting, "requests wait at an idle engine"
+            assert not self.waiting or self.handed.kept or self.handed.fetching, "requests wait at an idle engine"
 
     def _mixed_ps(self) -> int:
         tokens = squares = 0
@@ -265,7 +294,7 @@ class Engine:
                 return
             keys, target = sequence.job.blocks, sequence.target
             hits, idle = store.match(keys, min(len(keys), (target - 1) // size))
-            tokens = min(budget, target - hits * size)
+            tokens = target - hits * size if sequence.handed else min(budget, target - hits * size)
             prompt, chunk = -(-target // size) - hits, -(-(hits * size + tokens) // size) - hits
             if self.spec.admission.room(prompt, chunk) > store.available - idle:
                 self._stuck = self.spec.admission.steady and self.spec.macro_steps
@@ -275,13 +304,30 @@ class Engine:
             sequence.computed = hits * size
             if sequence.order < 0:
                 sequence.cached = sequence.computed
-            sequence.order, self._orders = self._orders, self._orders + 1
+            if sequence.handed:
+                self.handed.fetch(sequence, prompt)
+                continue
             sequence.private = self.spec.admission.reserve(prompt, chunk)
             store.take(sequence.private)
-            self.running[sequence.order] = sequence
-            self._prefilling.append(sequence)
-            self._compute(sequence, tokens)
+            self._enter(sequence, tokens)
             budget -= tokens
+
+    def _enter(self, sequence: Sequence, tokens: int) -> None:
+        """It joins the batch, with its first chunk."""
+        sequence.order, self._orders = self._orders, self._orders + 1
+        self.running[sequence.order] = sequence
+        self._prefilling.append(sequence)
+        self._compute(sequence, tokens)
+
+    def _begin_landed(self, budget: int) -> int:
+        """Those whose KV is here join the batch; returns what is left of the budget."""
+        idle_now, landed = not self._decoding and not self._chunks, self.handed.landed
+        while landed and budget > 0 and len(self.running) < self.spec.sequences_max:
+            if landed[0].eligible > self.steps and not idle_now:
+                break
+            self._enter(landed.popleft(), 1)
+            budget -= 1
+        return budget
 
     def _continue(self, sequence: Sequence, budget: int) -> int:
         """The next chunk of a prefill; returns its tokens, 0 if it lost its place for want of blocks."""
@@ -336,7 +382,7 @@ class Engine:
         job = sequence.job
         if job.output_blocks:
             self._name_output(sequence)
-        self._leave(sequence)
+        self._leave(sequence, done=True)
         done.finished.append((job, sequence.cached))
 
     def _name_output(self, sequence: Sequence) -> None:
@@ -347,8 +393,8 @@ class Engine:
         if full > sequence.node.end:
             sequence.node = self.store.name(sequence.node, keys, full)
 
-    def _leave(self, sequence: Sequence) -> None:
-        """Takes a sequence off the batch; its blocks become cached."""
+    def _leave(self, sequence: Sequence, *, done: bool = False) -> None:
+        """Takes a sequence off the batch; its blocks become cached, or are kept for who will fetch them."""
         assert sequence.node is not None
         self._stuck = False
         del self.running[sequence.order]
@@ -359,7 +405,10 @@ class Engine:
             self._count(sequence, -1)
         else:
             self._prefilling.remove(sequence)
-        self.store.release(sequence.node, private)
+        if sequence.job.kept and done:
+            self.handed.kept[sequence.job.request] = (sequence.node, private)
+        else:
+            self.store.release(sequence.node, private)
 
     def _drop_aborted(self) -> None:
         for sequence in [s for s in self.running.values() if s.job.request in self._aborted]:

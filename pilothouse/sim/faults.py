@@ -4,7 +4,7 @@ crash            all that the engine does and holds is lost; it refuses connecti
 slow             its steps take longer
 lost_kv_events   nothing of what its cache gains and loses is told; afterwards the gap is noticed
 stale_metrics    its load reports stop
-partition        gateways do not reach it: streams break, connections and checks time out. It finishes what it has
+partition        nobody reaches it: streams and transfers break, connections and checks time out. It finishes what it has
 """
 
 from collections.abc import Sequence
@@ -73,6 +73,7 @@ class Faults:
                 host.unscraped += 1
             case FaultKind.PARTITION:
                 host.cut_off += 1
+                self._driver.transfers.lost(host)
                 self._break_streams(host, 0)
 
     def _end(self, fault: Fault) -> None:
@@ -101,6 +102,7 @@ class Faults:
         if not host.cut_off:
             self._break_streams(host, self._driver.delays.network_us)
         host.up, host.forget, host.restarted = False, True, True
+        self._driver.transfers.lost(host)
         host.start()
         self._driver.agenda.push(self._driver.now_us + host.start_up_us, Rank.FAULT, self._restart, host)
 

@@ -10,6 +10,7 @@ from pilothouse.perf.step_time import StepTime
 from pilothouse.sim.engine import Engine, EngineSpec
 from pilothouse.sim.gaps import Gaps
 
+LINK_BYTES_PER_US = 40_000.0  # 320 Gb/s: four fifths of a 400 Gb/s network card
 TIMES = ("a_us", "b_us", "c_ns", "p_us", "q_ps", "expert_us")
 
 
@@ -22,6 +23,9 @@ class Host:
     ready_us: Micros  # when it serves for the first time
     start_up_us: Micros  # from a crash until it serves again
     gaps: Gaps
+    link_bytes_per_us: float = LINK_BYTES_PER_US  # of its network interface
+    link_latency_us: int = 0  # of one transfer, whatever its size
+    link_free_us: float = 0.0  # when the transfers that it is in have ended
     engine: Engine = field(init=False)
     due_us: Micros | None = None  # its step in the agenda
     up: bool = True

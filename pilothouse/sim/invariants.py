@@ -72,9 +72,11 @@ def check_ledgers(driver: Driver) -> None:
         dispatcher = gateway.dispatcher
         assert sorted(dispatcher.requests) == sorted(flight.planned.request for flight in mine)
         held = Counter(flight.endpoint for flight in mine if flight.endpoint is not None)
+        held.update(flight.split.endpoint for flight in mine if flight.split is not None)
         for endpoint in dispatcher.fleet.endpoints.values():
             assert endpoint.in_flight == held[endpoint.id], f"ledger of {endpoint.id} is wrong"
-            prefilling = [r for r in dispatcher.requests.values() if r.endpoint == endpoint.id and r.prefilling]
+            parts = [part for r in dispatcher.requests.values() for part in (r, r.step) if part is not None]
+            prefilling = [part for part in parts if part.endpoint == endpoint.id and part.prefilling]
             assert endpoint.prefill_tokens == sum(r.uncached_tokens for r in prefilling)
         for flight in mine:
             assert (flight.job is None) == (flight.endpoint is None)
@@ -87,20 +89,26 @@ def check_engines(driver: Driver) -> None:
     for host in driver.hosts.values():
         engine = host.engine
         engine.store.check()
-        sequences = [*engine.waiting, *engine.running.values()]
+        apart = engine.handed.sequences
+        sequences = [*engine.waiting, *engine.running.values(), *apart]
         names = [sequence.job.request for sequence in sequences]
         assert len(names) == len(dict.fromkeys(names)), f"{host.id} has a request twice"
         assert len(engine.running) <= host.spec.sequences_max
         assert host.up or not names, f"{host.id} is down and has requests"
         assert host.due_us == engine.next_step_us()
-        assert (host.due_us is None) == (not names)
+        idle_for_room = engine.waiting and not engine.running and (engine.handed.kept or engine.handed.fetching)
+        assert (host.due_us is None) == (not engine.running and (not engine.waiting or bool(idle_for_room)))
+        assert not engine.handed.fetches
+    for request, transfer in driver.transfers.under_way.items():
+        assert transfer.kept in transfer.source.engine.handed.kept, f"{request} fetches what is not kept"
+        assert transfer.request in transfer.target.engine.handed.fetching
 
 
 def check_over(driver: Driver, ended: Counter[RequestId]) -> None:
     """Nothing is left of anything."""
     planned = [planned.request for stage in driver.workload.stages for planned in stage.requests]
     assert ended.total() == len(planned) and all(ended[request] == 1 for request in planned)
-    assert not driver.flights and not driver.jobs and driver.clients.over
+    assert not driver.flights and not driver.jobs and driver.clients.over and not driver.transfers.under_way
     for host in driver.hosts.values():
         assert host.engine.store.available == host.spec.kv_blocks
     for gateway in driver.gateways:

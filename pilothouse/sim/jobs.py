@@ -18,6 +18,8 @@ class Job(msgspec.Struct, frozen=True):
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
     group: int = 0  # whose token gaps are counted together
     constrained: bool = False  # a grammar binds the answer
+    handed: bool = False  # the prompt's KV comes from another engine
+    kept: bool = False  # its blocks stay when it ends, until they are fetched
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,7 @@ class Sequence:
     told_ps: int = 0  # when it had its last token, if it was preempted since
     group: int = 0  # of its gaps; that of its job, or NOBODY
     stride: int = 1  # what it advances in a step, in the engine's parts of a token
+    handed: bool = False  # its KV has yet to come from another engine
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import EndpointSeen
+from pilothouse.core.events import EndpointSeen, Role
 from pilothouse.core.units import SECOND, EndpointId, Micros
 from pilothouse.sim.clients import StageResult
 from pilothouse.sim.delays import Delays
@@ -13,7 +13,7 @@ from pilothouse.sim.driver import Driver, Watch
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault
 from pilothouse.sim.gaps import Gaps
-from pilothouse.sim.hosts import Host
+from pilothouse.sim.hosts import LINK_BYTES_PER_US, Host
 from pilothouse.workload.outcomes import Histogram, Objectives, StageRun, Summary, summarise
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.timeline import timeline
@@ -31,6 +31,12 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index_blocks: int | None = None  # KV capacity that the dispatcher believes in; None = the true one
     ready_us: Micros = Micros(0)  # when they serve for the first time; until then nobody knows them
     start_up_us: Micros = Micros(60 * SECOND)  # from a crash until they serve again
+    role: Role = Role.BOTH
+    connector: str = ""  # how they exchange KV; "" = they do not
+    exchange: str = ""  # what both ends of a transfer must have alike
+    kv_token_bytes: int = 0
+    link_bytes_per_us: float = LINK_BYTES_PER_US  # of each engine's network interface
+    link_latency_us: int = 0  # of one transfer
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,8 +92,12 @@ def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool)
         pool.exact and spec.prefix_cache,
         spec.kv_blocks if pool.index_blocks is None else pool.index_blocks,
         spec.block_size,
+        pool.role,
+        pool.connector,
+        pool.exchange,
+        kv_token_bytes=pool.kv_token_bytes,
     )
-    return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps)
+    return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, pool.link_bytes_per_us, pool.link_latency_us)
 
 
 def summaries(results: Sequence[StageResult], objectives: Objectives | None = None) -> list[Summary]:

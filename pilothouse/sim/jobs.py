@@ -60,3 +60,9 @@ class Load(msgspec.Struct, frozen=True):
     kv_used_ratio: float
     drafted_tokens: int = 0  # since it started
     accepted_tokens: int = 0  # of those
+
+    def since(self, last: "Load | None") -> tuple[int, int]:
+        """(drafted, accepted) tokens since the one before; a counter that has gone back began anew."""
+        if last is None or self.drafted_tokens < last.drafted_tokens:
+            return self.drafted_tokens, self.accepted_tokens
+        return self.drafted_tokens - last.drafted_tokens, max(0, self.accepted_tokens - last.accepted_tokens)

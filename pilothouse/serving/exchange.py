@@ -42,7 +42,7 @@ class Exchange:
     """Between one client connection and whatever engine answers. Made when the request is complete."""
 
     # Values that most requests never change are the class's: forty assignments a request would be felt.
-    _arrived = _opened = _ended = _stream = _sse = False
+    _arrived = _opened = _ended = _stream = _sse = _constrained = False
     _carrier: Carrier | None = None
     _task: asyncio.Task[None] | None = None
     _prompt: Prompt | None = None
@@ -226,6 +226,7 @@ class Exchange:
                 raise ClientError("the field 'model' is required", param="model", code="missing_model")
             model = plane.directory.default_model() or ""
         self._model, self._stream, self._body = model, found.stream, found.raw
+        self._constrained = found.constrained
         if found.previous_response is not None or self._path.kind is STORED:
             self._pinned = find_pinned(plane.stored, head, self._path, found)
         if plane.contexts is not None:
@@ -284,6 +285,7 @@ class Exchange:
             output_tokens_max,
             self._session,
             None if self._pinned is None else EndpointId(self._pinned),
+            self._constrained,
         )
         self._plane.steering.arrive(arrived, self.answer)
 

@@ -1,0 +1,1 @@
+"""What fleet a workload needs: advice, with its arithmetic and its reasons."""

@@ -6,12 +6,11 @@ from msgspec import Meta
 
 from pilothouse.config.schema import Settings
 from pilothouse.core.errors import Problem
-from pilothouse.perf.acceptance import CONSTRAINED_KEPT, PUBLISHED, Kind, draft_model_for, published
+from pilothouse.perf.acceptance import PUBLISHED, Kind, draft_model_for, published
 from pilothouse.perf.catalog import Gpu, Model, Precision, model_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB
 from pilothouse.perf.speculation import (
-    LOOKS_UP,
     Method,
     Speculation,
     draft_pass,
@@ -48,12 +47,11 @@ def speculation_of(said: Speculating) -> Speculation:
     """What was not said is Estimated."""
     method = Method(said.method)
     usual = published(method, Kind(said.work), said.draft_tokens, said.acceptance)
-    kept = 0.0 if method in LOOKS_UP else CONSTRAINED_KEPT * usual.acceptance
     return Speculation(
         method,
         said.draft_tokens,
         usual.acceptance,
-        kept if said.constrained_acceptance is None else said.constrained_acceptance,
+        usual.constrained if said.constrained_acceptance is None else said.constrained_acceptance,
         usual.drafted if said.drafted is None else said.drafted,
     )
 

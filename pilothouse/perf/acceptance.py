@@ -96,8 +96,14 @@ def published(method: Method, kind: Kind, draft_tokens: int, acceptance: float |
     """`acceptance`: what was measured instead."""
     of = PUBLISHED[method]
     rate = of.acceptance[kind] if acceptance is None else acceptance
-    constrained = 0.0 if method in LOOKS_UP else CONSTRAINED_KEPT * rate
-    return Speculation(method, draft_tokens, rate, constrained, of.drafted[kind] if of.drafted else 1.0)
+    return Speculation(
+        method, draft_tokens, rate, constrained_kept(method) * rate, of.drafted[kind] if of.drafted else 1.0
+    )
+
+
+def constrained_kept(method: Method) -> float:
+    """Share of the acceptance that is left where a grammar binds the answer."""
+    return 0.0 if method in LOOKS_UP else CONSTRAINED_KEPT
 
 
 def draft_model_for(model: Model) -> Model | None:

@@ -178,7 +178,7 @@ def gain(
     """How many times as fast answers grow in a batch that only decodes; below 1 speculation costs.
 
     context      of each sequence [tokens]
-    constrained  share of the sequences that a grammar binds
+    constrained  share of the output tokens that a grammar binds
     """
     free = speculation.tokens() / _step_us(with_drafts, batch, context) * _step_us(target, batch, context)
     bound = speculation.tokens(constrained=True) / speculation.tokens() * free

@@ -11,15 +11,15 @@ import msgspec
 from pilothouse import build
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
-from pilothouse.perf.acceptance import PUBLISHED, Kind, available, draft_model_for, published
+from pilothouse.perf.acceptance import PUBLISHED, Kind, available, constrained_kept, draft_model_for, published
 from pilothouse.perf.catalog import Gpu, Model, Precision
 from pilothouse.perf.coefficients import step_time
-from pilothouse.perf.memory import GIB, default_limits, kv_gib, sequence_bytes
+from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, default_limits, kv_gib, sequence_bytes
 from pilothouse.perf.speculation import (
     Method,
     Speculation,
-    acceptance_of,
     draft_pass,
+    expected_tokens,
     gain,
     memory_bytes,
     speculative,
@@ -35,7 +35,7 @@ from pilothouse.workload.requests import Workload
 REQUESTS_MAX = 3000  # simulated: a longer workload is cut, as its batches are seen by then
 WORTH = 1.05  # a gain below this is within what the estimate may be off
 SIMULATED_MAX = 3  # methods: the best ones by arithmetic
-BOUND_MIN = 0.02  # share of constrained requests that is worth a word
+BOUND_MIN = 0.02  # share of constrained tokens that is worth a word
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -46,11 +46,20 @@ class Asked(msgspec.Struct, frozen=True):
     gpu: Gpu
     tp: int
     precision: Precision
+    step_time: StepTime  # of the target, without speculation
     engines: int
     work: Kind
     accepted: Mapping[Method, float] = {}  # share of drafted tokens that running engines accept: Measured
     draft_tokens: int = 3  # that those draft
     seed: int = 1
+
+
+def method_named(told: str) -> Method | None:
+    """By what engines call it: `eagle3`, `deepseek_mtp`, ...; None = none that is known here."""
+    word = told.lower()
+    if "mtp" in word or word == "nextn":
+        return Method.MTP
+    return next((method for method in Method if word in (method, f"{method}_gpu")), None)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -62,8 +71,8 @@ class Option(msgspec.Struct, frozen=True):
     label: str  # of the acceptance: Measured or Estimated
     source: str
     tokens_per_step: float
-    gain: float  # at the workload's batch and share of constrained requests: Estimated
-    gain_constrained: float  # of those requests alone
+    gain: float  # at the workload's batch and share of constrained tokens: Estimated
+    gain_constrained: float  # of those alone
     vanishes_at: int | None  # batch from which on it is no gain; None = never
     weights_gib: float  # per GPU
     kv_lost: float  # share of the KV space
@@ -80,25 +89,27 @@ class Advice(msgspec.Struct, frozen=True):
     reasons: list[str]
     batch: float  # sequences that decode together on one engine, mean over time: Simulated, without speculation
     context: int  # of each of them [tokens]
-    constrained: float  # share of the requests
+    constrained: float  # share of output tokens that a grammar, a schema or tools bind
     options: list[Option]  # best first
     step_time: str  # label and source
 
 
 def advise(asked: Asked) -> Advice:
     """Simulates the workload up to `SIMULATED_MAX` + 1 times."""
-    target = step_time(asked.model, asked.gpu, asked.tp, asked.precision)
+    target = asked.step_time
     workload = _cut(asked.workload)
     plain = _outcomes(asked, workload, _engine(asked, target, None))
     batch, context = _batch(plain, asked.engines)
     requests = [planned for stage in workload.stages for planned in stage.requests]
-    bound = sum(planned.constrained for planned in requests) / max(1, len(requests))
+    tokens = sum(planned.output_tokens for planned in requests)
+    bound = sum(planned.output_tokens for planned in requests if planned.constrained) / max(1, tokens)
     options = [_best(asked, target, method, max(1, round(batch)), context, bound) for method in Method]
     options.sort(key=lambda option: (-option.available, -option.gain))
     tried = [option for option in options[:SIMULATED_MAX] if option.available and option.gain > 1.0]
     before_us = _tpot_us(plain)
     for option in tried:
-        spec = _engine(asked, *_with_drafts(asked, target, _speculation(asked, option)))
+        speculation = published(Method(option.method), asked.work, option.draft_tokens, option.acceptance)
+        spec = _engine(asked, _with_drafts(asked, target, speculation), speculation)
         after_us = _tpot_us(_outcomes(asked, workload, spec))
         gained = before_us / after_us if after_us else None
         options[options.index(option)] = msgspec.structs.replace(option, simulated=gained)
@@ -124,9 +135,9 @@ def _option(
     asked: Asked, target: StepTime, method: Method, draft_tokens: int, batch: int, context: int, bound: float
 ) -> Option:
     measured = asked.accepted.get(method)
-    rate = None if measured is None else acceptance_of(1.0 + asked.draft_tokens * measured, asked.draft_tokens)
+    rate = None if measured is None else unmixed(measured, asked.draft_tokens, bound, constrained_kept(method))
     speculation = published(method, asked.work, draft_tokens, rate)
-    longer, _ = _with_drafts(asked, target, speculation)
+    longer = _with_drafts(asked, target, speculation)
     at: Callable[[int], float] = partial(_gain_at, target, longer, speculation, context, bound)
     drafts_with, there = available(method, asked.model)
     weights, lost = _memory(asked, method, draft_tokens)
@@ -147,13 +158,32 @@ def _option(
     )
 
 
+def unmixed(accepted: float, draft_tokens: int, bound: float, kept: float) -> float:
+    """The acceptance of free requests, out of the share of drafted tokens that was accepted of all.
+
+    bound   share of output tokens that a grammar binds
+    kept    share of the acceptance that is left to those
+    """
+
+    def told(rate: float) -> float:
+        free, caught = (expected_tokens(each, draft_tokens) for each in (rate, kept * rate))
+        steps = (1.0 - bound) / free + bound / caught
+        return (1.0 / steps - 1.0) / draft_tokens
+
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if told(middle) < accepted else (low, middle)
+    return (low + high) / 2
+
+
 def _gain_at(
     target: StepTime, longer: StepTime, speculation: Speculation, context: int, bound: float, batch: int
 ) -> float:
     return gain(target, longer, speculation, batch, context, bound)
 
 
-def _with_drafts(asked: Asked, target: StepTime, speculation: Speculation) -> tuple[StepTime, Speculation]:
+def _with_drafts(asked: Asked, target: StepTime, speculation: Speculation) -> StepTime:
     smaller = draft_model_for(asked.model) if speculation.method is Method.DRAFT_MODEL else None
     if smaller is not None:
         draft: StepTime | None = step_time(smaller, asked.gpu, asked.tp, asked.precision)
@@ -162,11 +192,7 @@ def _with_drafts(asked: Asked, target: StepTime, speculation: Speculation) -> tu
         draft = msgspec.structs.replace(target, **eighth)
     else:
         draft = draft_pass(speculation.method, asked.model, asked.gpu, asked.tp, speculation.draft_tokens)
-    return speculative(target, draft, speculation), speculation
-
-
-def _speculation(asked: Asked, option: Option) -> Speculation:
-    return published(Method(option.method), asked.work, option.draft_tokens, option.acceptance)
+    return speculative(target, draft, speculation)
 
 
 def _memory(asked: Asked, method: Method, draft_tokens: int) -> tuple[float, float]:
@@ -176,11 +202,8 @@ def _memory(asked: Asked, method: Method, draft_tokens: int) -> tuple[float, flo
         return 0.0, 0.0
     weights, per_token = memory_bytes(method, asked.model, asked.tp, draft_tokens, smaller)
     room = kv_gib(asked.model, asked.gpu, asked.tp, asked.precision) * GIB
-    each = sequence_bytes(asked.model, asked.tp, CONTEXT) / CONTEXT
+    each = sequence_bytes(asked.model, asked.tp, SEQUENCE_TOKENS) / SEQUENCE_TOKENS
     return weights, 1.0 - max(0.0, room - weights) / room * each / (each + per_token)
-
-
-CONTEXT = 8192  # tokens of a sequence, for memory
 
 
 # Simulation
@@ -193,7 +216,7 @@ def _engine(asked: Asked, times: StepTime, speculation: Speculation | None) -> E
         lost = _memory(asked, speculation.method, speculation.draft_tokens)[1]
         tokens = max(tokens, sequences * (1 + speculation.draft_tokens))
     room = kv_gib(asked.model, asked.gpu, asked.tp, asked.precision) * GIB * (1.0 - lost)
-    blocks = max(1, int(room * CONTEXT / sequence_bytes(asked.model, asked.tp, CONTEXT)) // size)
+    blocks = max(1, int(room * SEQUENCE_TOKENS / sequence_bytes(asked.model, asked.tp, SEQUENCE_TOKENS)) // size)
     return EngineSpec(times, blocks, size, tokens, sequences, speculation=speculation)
 
 
@@ -243,7 +266,9 @@ def _reasons(asked: Asked, options: Sequence[Option], best: Option | None, batch
     if best is None:
         top = options[0]
         gained = top.simulated or top.gain
-        found.append(f"no method that is there for {asked.model.name} gains {WORTH - 1:.0%}: {top.method} gives {gained:.2f}")
+        found.append(
+            f"no method that is there for {asked.model.name} gains {WORTH - 1:.0%}: {top.method} gives {gained:.2f}"
+        )
     else:
         assert best.simulated is not None
         found.append(
@@ -265,15 +290,13 @@ def _reasons(asked: Asked, options: Sequence[Option], best: Option | None, batch
 
 
 def _bound(asked: Asked, best: Option | None, bound: float) -> str:
-    said = f"{bound:.0%} of the requests are bound by a grammar, a schema or tools"
+    said = f"{bound:.0%} of the output is bound by a grammar, a schema or tools"
     if best is None:
         return said
     if best.gain_constrained >= 1.0:
-        return f"{said}: they gain {best.gain_constrained:.2f} and may stay where the others are"
-    lost = f"{said}: they are served {best.gain_constrained:.2f} times as fast with {best.method}"
+        return f"{said}: such requests gain {best.gain_constrained:.2f} and may stay where the others are"
+    lost = f"{said}: such answers grow {best.gain_constrained:.2f} times as fast with {best.method}"
     if asked.engines < 2:
         return f"{lost}; with a second engine, one could serve them without speculation"
     plain = max(1, round(bound * asked.engines))
-    return (
-        f"{lost}; start {plain} of {asked.engines} engines without it and add the filter `without_speculation` to the policy"
-    )
+    return f"{lost}; start {plain} of {asked.engines} engines without it and add the filter `without_speculation` to the policy"

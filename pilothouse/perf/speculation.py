@@ -5,7 +5,8 @@ the first that it would not have said, and one of its own. In a small batch the 
 tokens more are nearly free; in a large one each costs what any computed token costs, and the gain shrinks, for poor
 drafts below 1. Costs are a transformation of the target's `StepTime`: a simulated engine needs nothing else.
 
-ignores    acceptance that varies between sequences and with the position in an answer; KV slots of drafted tokens
+ignores    acceptance that varies between sequences and with the position in an answer; KV slots of drafted tokens; that
+           drafts which a grammar forbids are dropped before they are verified, so bound requests look dearer than they are
 accuracy   published speed-ups on H100 within 15 % on step times that were measured there, and 25 % on the priors, which
            overrate large batches: `tests/perf/test_perf_speculation.py`
 source     Leviathan et al., Fast Inference from Transformers via Speculative Decoding, ICML 2023

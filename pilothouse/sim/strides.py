@@ -53,6 +53,9 @@ class Strides:
 
     def count(self, needs: list[int], sequence: Sequence, sign: int) -> None:
         """Adds the blocks that a decoding sequence needs, by the step modulo the period, or takes them out again."""
+        if self.parts == 1:
+            needs[(sequence.since - sequence.target) % self.size] += sign
+            return
         first = -(-sequence.target // self.size) * self.size - sequence.target + 1  # tokens until one more is touched
         for m in range(sequence.stride):  # as many blocks as that in a period
             step = self.steps(sequence.stride, first + m * self.size) - 1

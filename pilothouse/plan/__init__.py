@@ -1,1 +1,1 @@
-"""What fleet a workload needs: advice, with its arithmetic and its reasons."""
+"""What to deploy: from model, hardware, objectives and workload to a plan, its price, and manifests."""

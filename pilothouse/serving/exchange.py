@@ -56,7 +56,7 @@ class Exchange:
     _attempts = _status = _chunks = _bytes_out = _first_us = _heard_us = 0
     _itl: list[int] = []  # noqa: RUF012 - replaced, never changed in place
     _tail = b""
-    _trace = _trace_parent = ""
+    _trace = _trace_parent = _failure = ""
 
     def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
         self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
@@ -183,7 +183,7 @@ class Exchange:
         """The attempt failed: the steering decides what next, unless the client has seen bytes."""
         if self._ended:
             return
-        self._carrier = None
+        self._carrier, self._failure = None, what
         if not self._opened:
             handover, self._handover, self._answer = self._handover, None, None
             if handover is not None:
@@ -394,6 +394,7 @@ class Exchange:
                 "" if way is None else way.prefill,
                 None if way is None else way.prefill_us,
                 None if way is None else way.transfer_us,
+                self._failure,
                 self._itl,
             )
         )

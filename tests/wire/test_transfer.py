@@ -141,8 +141,12 @@ def test_engines_names_carry_ours(engines: str, is_ours: bool) -> None:
             Prefilled("stop", None, 7, None),
         ),
         (
-            {"stop_reason": "max_tokens", "usage": {"input_tokens": 7, "cache_read_input_tokens": 4}},
-            Prefilled("length", None, 7, 4),
+            {"stop_reason": "max_tokens", "usage": {"input_tokens": 1, "cache_read_input_tokens": 4}},
+            Prefilled("length", None, 5, 4),
+        ),
+        (
+            {"stop_reason": "end_turn", "usage": {"input_tokens": 1, "cache_creation_input_tokens": 2}},
+            Prefilled("stop", None, 3, None),
         ),
         (
             {"status": "incomplete", "usage": {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 0}}},

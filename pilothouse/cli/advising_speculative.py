@@ -105,7 +105,8 @@ def _show(advice: planner.Advice, notes: list[str]) -> None:
         table.add_row(
             o.method, str(o.draft_tokens), f"{o.acceptance:.2f} {o.label}", f"{o.tokens_per_step:.2f}", f"{o.gain:.2f}",
             "-" if o.simulated is None else f"{o.simulated:.2f}", f"{o.gain_constrained:.2f}",
-            "never" if o.vanishes_at is None else str(o.vanishes_at), *memory, o.drafts_with, style="bold" if o.method == advice.method else "" if o.available else "dim",
+            "never" if o.vanishes_at is None else str(o.vanishes_at), *memory, o.drafts_with,
+            style="bold" if o.method == advice.method else "" if o.available else "dim",
         )  # fmt: skip
     console.print(table)
     said = f"use {advice.method}, {advice.draft_tokens} tokens" if advice.method else "do not speculate"

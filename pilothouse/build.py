@@ -24,6 +24,7 @@ from pilothouse.journal.log import Header
 from pilothouse.perf.catalog import model_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
+from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
 from pilothouse.sim.admission import FirstChunk, WholePrompt
 from pilothouse.sim.delays import Delays
@@ -195,8 +196,7 @@ def engine_spec(pool: Replicas) -> EngineSpec:
     model, gpu, precision = hardware_of(pool)
     times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, pool.tp, precision)
     size, blocks, drafts = pool.block_size or 16, pool.kv_blocks, pool.speculation
-    if drafts is not None:
-        times = speculating.timed(drafts, times, model, gpu, pool.tp, precision)
+    times = with_drafts(pool, times)
     if blocks is None:
         room = kv_gib(model, gpu, pool.tp, precision, pool.utilisation, pool.sequences, pool.batched_tokens) * GIB
         each = sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)
@@ -216,6 +216,14 @@ def engine_spec(pool: Replicas) -> EngineSpec:
         steps_ahead=int(pool.async_scheduling),
         speculation=None if drafts is None else speculating.speculation_of(drafts),
     )
+
+
+def with_drafts(pool: Replicas, times: StepTime) -> StepTime:
+    """Step times of a pool's engines, out of those that they have without its speculation."""
+    if pool.speculation is None:
+        return times
+    model, gpu, precision = hardware_of(pool)
+    return speculating.timed(pool.speculation, times, model, gpu, pool.tp, precision)
 
 
 def objectives(slo: Slo) -> Objectives:

@@ -100,11 +100,13 @@ def _show(advice: planner.Advice, notes: list[str]) -> None:
     ):  # fmt: skip
         table.add_column(column)
     for o in advice.options:
+        unknown = o.method == Method.DRAFT_MODEL and not o.available
+        memory = ("?", "?") if unknown else (f"{o.weights_gib:.2f}", f"{o.kv_lost:.1%}")
         table.add_row(
             o.method, str(o.draft_tokens), f"{o.acceptance:.2f} {o.label}", f"{o.tokens_per_step:.2f}", f"{o.gain:.2f}",
             "-" if o.simulated is None else f"{o.simulated:.2f}", f"{o.gain_constrained:.2f}",
-            "never" if o.vanishes_at is None else str(o.vanishes_at), f"{o.weights_gib:.2f}", f"{o.kv_lost:.1%}",
-            o.drafts_with, style="bold" if o.method == advice.method else "" if o.available else "dim",
+            "never" if o.vanishes_at is None else str(o.vanishes_at), *memory, o.drafts_with,
+            style="bold" if o.method == advice.method else "" if o.available else "dim",
         )  # fmt: skip
     console.print(table)
     said = f"use {advice.method}, {advice.draft_tokens} tokens" if advice.method else "do not speculate"

@@ -9,7 +9,9 @@ from urllib.request import Request, urlopen
 
 import aiohttp
 import pytest
+from typer.testing import CliRunner
 
+from pilothouse.cli import app
 from pilothouse.journal.day import read_day
 from pilothouse.live.inspect import Metrics, parse_metrics
 from rig.engines import Engine, Rig, wait_until
@@ -83,11 +85,22 @@ def test_bound_requests_go_to_the_engine_that_does_not_draft(pair: tuple[Engine,
         assert sent(structured_outputs={"choice": ["yes", "no"]}) == ["a"] * 6
         assert wait_until(lambda: gateway.endpoint("b")["acceptance"] is not None, 20)
         assert gateway.endpoint("a")["acceptance"] is None
+        advice = json.loads(advised(tmp_path, "--gateway", gateway.control))
+        assert [o["method"] for o in advice["options"] if o["label"] == "Measured"] == ["ngram"]
         assert gateway.stop() == 0
     assert gateway.verified().differences == 0
     day = read_day(gateway.journal)
     assert day.engines["b"].drafted_tokens > 0 == day.engines["a"].drafted_tokens  # type: ignore[index]
     assert [ask.arrived.constrained for ask in day.asks] == [False] * 6 + [True] * 6
+
+
+def advised(directory: Path, *more: str) -> str:
+    path = directory / "workload.yaml"
+    path.write_text("{kind: open_loop, stages: [{users: 2, count: 4}], output_tokens: 50}")
+    hardware = ["--model", "qwen3-8b", "--gpu", "h100"]
+    done = CliRunner().invoke(app, ["advise", "speculative", str(path), *hardware, "--json", *more])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:

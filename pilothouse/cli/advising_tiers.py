@@ -15,7 +15,7 @@ from pilothouse.core.events import Tier
 from pilothouse.perf.storage import STORAGES, Storage
 from pilothouse.plan.machine import Wanted, lasts, machine
 from pilothouse.plan.source import Source, read_source
-from pilothouse.plan.tiers import Point, TierAdvice, advise_tiers
+from pilothouse.plan.tiers import TITLES, Point, TierAdvice, advise_tiers
 from pilothouse.report.chart_page import write_chart
 from pilothouse.report.charts import Figure, axis, log_axis
 from pilothouse.workload.demand import context_mean, survey
@@ -147,7 +147,7 @@ def _tiers(found: TierAdvice) -> Table:
         table.add_column(head, justify="left" if head in ("tier", "pays", "speed and room from") else "right")
     for below in found.tiers:
         table.add_row(
-            below.tier.value,
+            TITLES[below.tier],
             f"{below.tokens:,}" if below.tokens else "any",
             f"{below.fetch_us:.2f}",
             f"{below.compute_us:.2f}",

@@ -24,6 +24,7 @@ TENFOLD = 10
 STEPS = (1, 2, 5)  # of each decade on the curve
 SPAN = 1000  # from its smallest to its largest round capacity
 GB = 1e9
+TITLES = {Tier.HBM: "HBM", Tier.DRAM: "DRAM", Tier.DISK: "disk", Tier.REMOTE: "a shared store"}
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -143,7 +144,7 @@ class _Scale:
     def points(self, capacity: int | None, tiers: Sequence[Below]) -> list[Point]:
         """Round capacities up to what is enough, and those that have a name, by size."""
         named = {capacity: "HBM", capacity * TENFOLD: f"{TENFOLD} x HBM"} if capacity else {}
-        named |= {below.tokens: below.tier.value for below in tiers if below.tokens}
+        named |= {below.tokens: TITLES[below.tier] for below in tiers if below.tokens}
         named[self.curve.enough * self.size] = "enough for all reuse"
         most, found, decade = self.curve.enough * self.size, dict.fromkeys(named), 1
         while decade <= most:
@@ -201,8 +202,11 @@ def _verdict(scale: _Scale, capacity: int | None, tiers: Sequence[Below], wanted
         quickest = min(tiers, key=lambda below: below.fetch_us)
         if quickest.fetch_us < quickest.compute_us:
             largest = max(tiers, key=lambda below: below.hit_ratio)
-            return False, f"tiers do not pay: {largest.tier.value} adds {largest.hit_ratio - now:.1%} of prompt tokens"
-        what = f"fetched from {quickest.tier.value} in {quickest.fetch_us:.1f} us, computed in {quickest.compute_us:.1f} us"
+            return (
+                False,
+                f"tiers do not pay: {TITLES[largest.tier]} adds {largest.hit_ratio - now:.1%} of prompt tokens",
+            )
+        what = f"fetched from {TITLES[quickest.tier]} in {quickest.fetch_us:.1f} us, computed in {quickest.compute_us:.1f} us"
         return False, f"tiers do not pay: a token is {what}"
     return True, _recommended(scale, paying, now, wanted)
 
@@ -213,15 +217,15 @@ def _recommended(scale: _Scale, paying: Sequence[Below], now: float, wanted: int
     best = holds[0] if holds else max(paying, key=lambda below: below.hit_ratio)
     above = [below for below in paying if below is not best and below.fetch_us < best.fetch_us and below.tokens]
     size = wanted if not best.tokens else min(best.tokens, wanted)
-    said = f"{best.tier.value} of {_size(scale, size)}"
+    said = f"{TITLES[best.tier]} of {_size(scale, size)}"
     if above:
         first = max(above, key=lambda below: below.tokens)
-        said = f"{first.tier.value} of {_size(scale, first.tokens)} (hits {first.hit_ratio:.1%}), then {said}"
+        said = f"{TITLES[first.tier]} of {_size(scale, first.tokens)} (hits {first.hit_ratio:.1%}), then {said}"
     hit = scale.ratio(size)
     work = (hit - now) / (1 - now)
     part = (hit - now) / (best.hit_ratio - now)
     gpus = "" if best.saved_gpus is None else f", {part * best.saved_gpus:.2g} GPUs' worth"
-    slow = f"fetched from {best.tier.value} in {best.fetch_us:.1f} us, computed in {best.compute_us:.1f} us"
+    slow = f"fetched from {TITLES[best.tier]} in {best.fetch_us:.1f} us, computed in {best.compute_us:.1f} us"
     return (
         f"tiers pay: {said}: hits rise from {now:.1%} to {hit:.1%} of prompt tokens (without limit {scale.ceiling:.1%}), "
         f"which saves {work:.0%} of prefill work{gpus}; a token is {slow}"

@@ -70,7 +70,7 @@ def test_a_cache_that_holds_all_needs_no_tiers() -> None:
 
 def test_a_cache_far_too_small_wants_the_tier_that_holds_what_comes_again() -> None:
     found = said(Source("chat", RECIPES["chat users"].make(1)), kv_tokens=512)
-    assert found.pays and found.tenfold.startswith("yes:") and found.verdict.startswith("tiers pay: dram of")
+    assert found.pays and found.tenfold.startswith("yes:") and found.verdict.startswith("tiers pay: DRAM of")
     assert found.hit_ratio is not None and found.hit_ratio < found.ceiling
     dram = next(below for below in found.tiers if below.tier is Tier.DRAM)
     assert dram.hit_ratio == found.ceiling and dram.fetch_us < dram.compute_us

@@ -38,7 +38,8 @@ class _Usage(msgspec.Struct):
     input_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None  # of /v1/messages, whose `input_tokens` leave out both of these
+    cache_creation_input_tokens: int | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -62,6 +63,9 @@ def read_prefilled(body: bytes) -> Prefilled:
     usage = answer.usage or _Usage()
     details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
     cached = details.cached_tokens if details.cached_tokens is not None else usage.cache_read_input_tokens
-    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    prompt = usage.prompt_tokens
+    if prompt is None and usage.input_tokens is not None:
+        apart = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+        prompt = usage.input_tokens + apart
     end = answer.choices[0].finish_reason if answer.choices else answer.stop_reason or answer.status
     return Prefilled(_ENDS.get(end or "", ""), answer.kv_transfer_params, prompt, cached)

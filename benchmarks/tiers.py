@@ -17,7 +17,7 @@ from time import process_time
 from benchmarks.report import Target, finish, say, table
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import BlockKey
-from pilothouse.workload.demand import reuse, succession
+from pilothouse.workload.demand import succession, survey
 from pilothouse.workload.requests import Planned, Workload
 from pilothouse.workload.reuse import HitCurve, Reuse
 from pilothouse.workload.sessions import Phase
@@ -95,7 +95,7 @@ def exactness(name: str, quick: bool) -> dict[str, float]:
         stage = type(stage)(stage.name, stage.rate, stage.seconds, [p for p in stage.requests if p.request in kept])
         workload = Workload(workload.model, workload.block_size, [stage])
     start = process_time()
-    (curve,) = reuse(workload, at_once)
+    curve = survey(workload, at_once).curve
     ours_s = process_time() - start
     start = process_time()
     rows, differences = [], 0

@@ -110,7 +110,19 @@ def simulate(
 
     policy   a name, or a profile spelled out, as in the scenario's `policies`
     """
-    profile_, workload = policy_named(policy), recipe.make(seed, load)
+    return simulated(scenario, recipe.make(seed, load), policy, load, seed, progress)
+
+
+def simulated(
+    scenario: Scenario,
+    workload: Workload,
+    policy: object,
+    load: float = 1.0,
+    seed: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """The same with requests that are there already, whatever the scenario says of a workload. `load`: theirs."""
+    profile_ = policy_named(policy)
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
     driver = played(
         fleet(scenario, knowledge),

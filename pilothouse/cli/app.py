@@ -19,8 +19,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check and explain configurations.")
 app.add_typer(config_app, name="config")
-app.add_typer(checking.fleet_app, name="fleet")
 app.add_typer(advising.advise_app, name="advise")
+app.add_typer(checking.fleet_app, name="fleet")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]

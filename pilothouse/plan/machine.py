@@ -12,6 +12,7 @@ from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_name
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens, sequence_bytes
 from pilothouse.perf.step_time import StepTime
+from pilothouse.workload.requests import Planned
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
     sequences: int = 1024  # of one step
     usd_h: float | None = None  # of one GPU; None = no price known
     price: str = ""  # where that is from
+    step_time_file: str | None = None  # None = of the catalogue
 
     @property
     def title(self) -> str:
@@ -72,6 +74,7 @@ def machine(wanted: Wanted, prices: Mapping[str, float], context: float = SEQUEN
         model.name, gpu.name, wanted.tp, precision.value, times,
         kv_tokens(model, gpu, wanted.tp, precision, sequence_tokens=length),
         sequence_bytes(model, 1, length) / length, tokens, sequences, usd_h, price,
+        str(wanted.step_time.absolute()) if wanted.step_time is not None else None,
     )  # fmt: skip
 
 
@@ -119,3 +122,11 @@ def _price(gpu: Gpu, prices: Mapping[str, float]) -> tuple[float | None, str]:
     low, high = gpu.price_usd_h
     quotes = f"{low:g} to {high:g}" if high > low else f"{low:g}"
     return (low * high) ** 0.5, f"middle of quotes of {quotes} USD/h, {gpu.price_date}"
+
+
+def lasts(machine: Machine | None) -> Callable[[Planned], float]:
+    """How long a request takes an engine that nobody else uses [microseconds]; without one, no time at all."""
+    if machine is None:
+        return lambda _: 0.0
+    times = machine.step_time
+    return lambda planned: times.p_us * planned.prompt_tokens + times.a_us * planned.output_tokens

@@ -45,48 +45,58 @@ class Demand(msgspec.Struct, frozen=True):
         return self.context_sum / self.output_tokens
 
 
-def demand(workload: Workload, lasts: Lasts) -> Demand:
+class Survey(msgspec.Struct, frozen=True):
+    """All that one walk over a workload tells."""
+
+    demand: Demand
+    curve: HitCurve  # of one cache for all
+    apart: list[HitCurve]  # of several, if each conversation stays with one and other requests take turns; or none
+
+
+def survey(workload: Workload, lasts: Lasts, caches: int = 1) -> Survey:
     """`lasts` matters where requests follow the end of others."""
-    requests = prompt = squares = output = context = unnamed = 0
+    size, whole = workload.block_size, Reuse()
+    apart = [Reuse() for _ in range(caches)] if caches > 1 else []
+    requests = prompts = squares = outputs = context = unnamed = turn = 0
     spent_us = 0.0
     for stage in workload.stages:
-        first_us = last_us = None
+        first_us, at_us, counted = None, 0.0, stage.reported
         for at_us, planned in succession(stage, lasts):
-            if not stage.reported:
-                continue
-            first_us, last_us = at_us if first_us is None else first_us, at_us
-            requests += 1
-            prompt += planned.prompt_tokens
-            squares += planned.prompt_tokens**2
-            output += planned.output_tokens
-            context += planned.output_tokens * (2 * planned.prompt_tokens + planned.output_tokens) // 2
-            unnamed += (
-                planned.prompt_tokens if not planned.blocks and planned.prompt_tokens > workload.block_size else 0
+            blocks, answer, prompt, output = (
+                planned.blocks,
+                planned.output_blocks,
+                planned.prompt_tokens,
+                planned.output_tokens,
             )
-        if first_us is not None and last_us is not None:
-            spent_us += last_us - first_us
+            chain = blocks + answer if answer else blocks
+            # The last token of a prompt is always computed: an engine needs it to go on.
+            wanted = min(len(blocks), (prompt - 1) // size) if counted else 0
+            nameless = max(0, held(prompt, output, size) - len(chain))
+            whole.take(chain, wanted, nameless)
+            if apart:
+                turn += not planned.session
+                place = crc32(planned.session.to_bytes(8)) if planned.session else turn
+                apart[place % caches].take(chain, wanted, nameless)
+            if counted:
+                first_us = at_us if first_us is None else first_us
+                requests, prompts, outputs = requests + 1, prompts + prompt, outputs + output
+                squares += prompt * prompt
+                context += output * (2 * prompt + output) // 2
+                unnamed += prompt if not blocks and prompt > size else 0
+        spent_us += at_us - first_us if first_us is not None else 0.0
     closed = any(planned.after is not None for stage in workload.stages for planned in stage.requests)
-    return Demand(requests, spent_us / SECOND, prompt, squares, output, context, unnamed, closed)
+    found = Demand(requests, spent_us / SECOND, prompts, squares, outputs, context, unnamed, closed)
+    return Survey(found, whole.curve(), [count.curve() for count in apart])
 
 
-def reuse(workload: Workload, lasts: Lasts, caches: int = 1) -> list[HitCurve]:
-    """Of one cache for all; or of several, if each conversation stays with one of them and other requests take turns."""
-    counts = [Reuse() for _ in range(caches)]
-    turn = 0
+def context_mean(workload: Workload) -> float:
+    """Of a sequence that decodes, over all requests [tokens]."""
+    tokens = context = 0
     for stage in workload.stages:
-        for _, planned in succession(stage, lasts):
-            turn += not planned.session
-            place = crc32(planned.session.to_bytes(8)) if planned.session else turn
-            _take(counts[place % caches], planned, workload.block_size, stage.reported)
-    return [count.curve() for count in counts]
-
-
-def _take(count: Reuse, planned: Planned, size: int, counted: bool) -> None:
-    """The last token of a prompt is always computed: an engine needs it to go on."""
-    blocks, answer = planned.blocks, planned.output_blocks
-    wanted = min(len(blocks), (planned.prompt_tokens - 1) // size) if counted else 0
-    full = held(planned.prompt_tokens, planned.output_tokens, size)
-    count.take(blocks + answer if answer else blocks, wanted, max(0, full - len(blocks) - len(answer)))
+        for planned in stage.requests:
+            tokens += planned.output_tokens
+            context += planned.output_tokens * (2 * planned.prompt_tokens + planned.output_tokens) // 2
+    return context / max(1, tokens)
 
 
 def succession(stage: Stage, lasts: Lasts) -> Iterator[tuple[float, Planned]]:
@@ -99,6 +109,10 @@ def succession(stage: Stage, lasts: Lasts) -> Iterator[tuple[float, Planned]]:
         else:
             followers.setdefault(planned.after, []).append(i)
     due.sort()  # which is a heap
+    if not followers:
+        for at_us, i in due:
+            yield at_us, stage.requests[i]
+        return
     while due:
         at_us, i = heappop(due)
         planned = stage.requests[i]

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import advising, benching, calibrating, checking, replaying, running, showing, simulating, tuning
+from pilothouse.cli import (
+    advising,
+    benching,
+    calibrating,
+    checking,
+    manifesting,
+    replaying,
+    running,
+    showing,
+    simulating,
+    tuning,
+)
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -21,6 +32,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Check and explain configura
 app.add_typer(config_app, name="config")
 app.add_typer(advising.advise_app, name="advise")
 app.add_typer(checking.fleet_app, name="fleet")
+app.command("manifests")(exits_with_problems(manifesting.command))
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]

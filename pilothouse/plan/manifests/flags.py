@@ -81,7 +81,13 @@ def words(order: Order, pool: PoolPlan, place: Place) -> list[str]:
     options += [(name, str(degree)) for name, degree in degrees.items() if degree > 1]
     if layout.expert_parallel:
         options.append(("--enable-expert-parallel",))
-    options += [*_limits(pool), *_precision(order, pool), *_memory(pool), *_adapters(order), *_group(pool, place)]
+    options += [
+        *_limits(pool),
+        *_precision(order, pool),
+        *_memory(order, pool),
+        *_adapters(order),
+        *_group(pool, place),
+    ]
     return merge(options, split_options(pool.engine_args))
 
 
@@ -129,19 +135,25 @@ def _precision(order: Order, pool: PoolPlan) -> list[Option]:
     return options
 
 
-def _memory(pool: PoolPlan) -> list[Option]:
+def _memory(order: Order, pool: PoolPlan) -> list[Option]:
     """Drafts, and where KV goes: to another engine, to a lower tier, or both."""
     options: list[Option] = []
     if pool.speculation is not None:
         options.append(("--speculative-config", json.dumps(pool.speculation)))
     exchange = transfer_config(pool.connector, pool.role, Side(0, DISK_FOLDER)) if pool.role is not Role.BOTH else {}
     offload = _offload(pool)
-    if exchange and offload:
-        both = {"connectors": [exchange, offload]}
+    if exchange and _several(order, pool):
+        both = {"connectors": [each for each in (exchange, offload) if each]}
         exchange = {"kv_connector": "MultiConnector", "kv_role": exchange["kv_role"], "kv_connector_extra_config": both}
     if config := exchange or offload:
         options.append(("--kv-transfer-config", json.dumps(config)))
     return options
+
+
+def _several(order: Order, pool: PoolPlan) -> bool:
+    """Whether engines of this exchange have two connectors. Both sides of a pair must be wrapped alike."""
+    peers = [each for each in order.plan.pools if each.role is not Role.BOTH and each.connector == pool.connector]
+    return any(_offload(each) for each in peers)
 
 
 def _offload(pool: PoolPlan) -> dict[str, Any]:
@@ -178,12 +190,12 @@ def _group(pool: PoolPlan, place: Place) -> list[Option]:
     return options if place.rank == "0" else [*options, ("--headless",)]
 
 
-def connector(pool: PoolPlan) -> dict[str, Any] | None:
+def connector(order: Order, pool: PoolPlan) -> dict[str, Any] | None:
     """The same connector in the words of the gateway's configuration."""
     if pool.role is Role.BOTH:
         return None
     port = {"port": BOOTSTRAP} if pool.connector == "mooncake" else {}
-    if _offload(pool):
+    if _several(order, pool):
         return {"type": "multi", "carrier": pool.connector, "lease": f"{LEASE_S}s", **port}
     return {"type": pool.connector, "lease": f"{LEASE_S}s", **port}
 

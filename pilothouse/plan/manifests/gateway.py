@@ -39,6 +39,6 @@ def gateway_file(order: Order, places: Mapping[str, dict[str, Any]], listen: str
 
 def _pool(order: Order, pool: PoolPlan, place: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"name": pool.name, **place, "models": [order.served]}
-    if given := connector(pool):
+    if given := connector(order, pool):
         settings |= {"role": pool.role.value, "connector": given}
     return settings

@@ -12,7 +12,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.checking import check
 from pilothouse.plan.manifests.files import File
 from pilothouse.plan.manifests.images import UNFILLED, Images
-from pilothouse.plan.manifests.order import Adapter, Order, Scaling, Weights
+from pilothouse.plan.manifests.order import Adapter, Order, Priority, Scaling, Weights
 from pilothouse.plan.manifests.targets import TARGETS, render, write
 from pilothouse.plan.plan_file import read_plan
 
@@ -30,6 +30,8 @@ class Asked:
     hosts: tuple[str, ...]
     adapters: tuple[str, ...]
     scales: tuple[str, ...]
+    objectives: tuple[str, ...]
+    gateway: str
     scaler: str
 
 
@@ -73,6 +75,8 @@ def order_of(asked: Asked) -> Order:
         sites=asked.sites,
         adapters=tuple(Adapter(name, uri) for name, uri in (_pair("--lora", text) for text in asked.adapters)),
         scaling=tuple(_scaling(text) for text in asked.scales),
+        objectives=tuple(_priority(text) for text in asked.objectives),
+        gateway=asked.gateway,
         scaler=asked.scaler,
     )
 
@@ -110,6 +114,13 @@ def _scaling(text: str) -> Scaling:
     return Scaling(pool, found[1], int(found[2]), int(found[3]))
 
 
+def _priority(text: str) -> Priority:
+    name, number = _pair("--objective", text)
+    if not re.fullmatch(r"-?\d{1,6}", number):
+        raise ConfigError([Problem("--objective", f"{text!r} is not CLASS=PRIORITY, e.g. interactive=100")])
+    return Priority(name, int(number))
+
+
 def _pair(option: str, text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not (name and sign and value):
@@ -141,10 +152,17 @@ def command(
     scale: Annotated[
         list[str] | None, typer.Option(help="POOL=CLASS:MIN-MAX: KEDA scales it with a request class; repeatable")
     ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="of target llm-d: CLASS=PRIORITY, e.g. interactive=100; repeatable")
+    ] = None,
+    gateway: Annotated[
+        str, typer.Option(help="of target llm-d: the Gateway that takes requests")
+    ] = "inference-gateway",
     scaler: Annotated[
         str, typer.Option(help="host:port of the external scaler that KEDA asks")
     ] = "pilothouse-autoscaler:9000",
 ) -> None:
     """Write what deploys a plan: engines with their flags, gateway, monitors, scaling. Or check a folder of it."""
-    images, sites, hosts, adapters, scales = (tuple(given or ()) for given in (image, site, host, lora, scale))
-    manifests(Asked(source, target, out, weights, images, sites, hosts, adapters, scales, scaler))
+    given = (tuple(values or ()) for values in (image, site, host, lora, scale, objective))
+    images, sites, hosts, adapters, scales, objectives = given
+    manifests(Asked(source, target, out, weights, images, sites, hosts, adapters, scales, objectives, gateway, scaler))

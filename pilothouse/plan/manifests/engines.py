@@ -11,9 +11,9 @@ from pilothouse.plan.manifests.pods import deployed, labels, place_of, pod
 FIRST = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
 
 
-def workload(order: Order, pool: PoolPlan, more_labels: dict[str, str] | None = None) -> Object:
+def workload(order: Order, pool: PoolPlan) -> Object:
     """Without a number of replicas where KEDA sets it, or applying it again would undo that."""
-    marks = labels(order, pool) | (more_labels or {})
+    marks = labels(order, pool)
     name = order.name_of(pool)
     made = _group(order, pool, name, marks) if nodes(pool) > 1 else deployed(name, marks, _single(order, pool))
     if order.scaling_of(pool) is None:

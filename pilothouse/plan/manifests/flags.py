@@ -36,10 +36,11 @@ class Place(Struct, frozen=True):
     listen: str = "0.0.0.0"
     rank: str = "0"  # of the node in its group
     leader: str = ""  # address of the group's first node, if there are more
+    first_port: int = HTTP  # of the API of the machine's first engine
 
     @property
     def port(self) -> int:
-        return HTTP + self.number
+        return self.first_port + self.number
 
     @property
     def exchange(self) -> int:

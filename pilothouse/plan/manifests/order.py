@@ -49,6 +49,13 @@ class Scaling(Struct, frozen=True):
     replicas_max: int
 
 
+class Priority(Struct, frozen=True):
+    """How important a request class is; more is more, and below zero may be shed."""
+
+    request_class: str
+    priority: int
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """Everything that a target may need to know."""
 
@@ -59,6 +66,8 @@ class Order(Struct, frozen=True, kw_only=True):
     sites: tuple[str, ...] = ()  # overlays to write
     adapters: tuple[Adapter, ...] = ()
     scaling: tuple[Scaling, ...] = ()
+    objectives: tuple[Priority, ...] = ()  # of llm-d's flow control
+    gateway: str = "inference-gateway"  # the Gateway that llm-d's route hangs on
     scaler: str = "pilothouse-autoscaler:9000"  # host:port of the external scaler that KEDA asks
 
     @property
@@ -113,6 +122,9 @@ def problems(order: Order) -> list[Problem]:
     for adapter in order.adapters:
         if adapters.count(adapter.name) > 1 or adapter.name in (order.served, "", ".", ".."):
             found.append(Problem("--lora", f"{adapter.name!r} is no name of its own"))
+    for each in order.objectives:
+        if not NAME.fullmatch(each.request_class):
+            found.append(Problem("--objective", f"{each.request_class!r} is not a DNS label"))
     found += [Problem("--site", f"{site!r} is not a DNS label") for site in order.sites if not NAME.fullmatch(site)]
     return found
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import Object
-from pilothouse.plan.manifests.flags import DISK, DISK_FOLDER, DRAM, Place, model_of, variables, words
+from pilothouse.plan.manifests.flags import DISK, DISK_FOLDER, DRAM, HTTP, Place, model_of, variables, words
 from pilothouse.plan.manifests.order import Order, gpus_here, nodes
 
 UID = 1000
@@ -15,6 +15,7 @@ SHM_GIB = 16  # NCCL's rings, and vLLM's messages between its processes
 CPU_PER_GPU, MEMORY_GIB_PER_GPU = 4, 32  # a judgement: one busy process per GPU, weights pass through in pieces
 DEVICES = {"mi": "amd.com/gpu", "gaudi": "habana.ai/gaudi", "tpu": "google.com/tpu", "arc": "gpu.intel.com/xe"}
 POD_IP = "$(POD_IP)"
+POOL = "pilothouse.io/pool"  # label
 LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
 UNPRIVILEGED = {
     "runAsNonRoot": True,
@@ -30,14 +31,14 @@ def labels(order: Order, pool: PoolPlan, component: str = "engine") -> dict[str,
         "app.kubernetes.io/name": "vllm",
         "app.kubernetes.io/part-of": order.name,
         "app.kubernetes.io/component": component,
-        "pilothouse.io/pool": pool.name,
+        POOL: pool.name,
     }
 
 
-def place_of(order: Order, pool: PoolPlan, rank: str = "0") -> Place:
+def place_of(order: Order, pool: PoolPlan, rank: str = "0", first_port: int = HTTP) -> Place:
     """Of a pod: LeaderWorkerSet tells each of a group's where its leader is, and which one it is."""
     leader = "$(LWS_LEADER_ADDRESS)" if nodes(pool) > 1 else ""
-    return Place(model=model_of(order.weights), address=POD_IP, rank=rank, leader=leader)
+    return Place(model=model_of(order.weights), address=POD_IP, rank=rank, leader=leader, first_port=first_port)
 
 
 def pod(order: Order, pool: PoolPlan, place: Place) -> Object:
@@ -67,7 +68,7 @@ def engine(order: Order, pool: PoolPlan, place: Place, name: str = "engine") -> 
         "securityContext": LOCKED,
     }
     if place.rank == "0":
-        container |= {"ports": [{"name": "http", "containerPort": place.port}], **probes("http")}
+        container |= {"ports": [{"name": "http", "containerPort": place.port, "protocol": "TCP"}], **probes("http")}
     return container
 
 

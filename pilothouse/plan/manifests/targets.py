@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pilothouse.core.errors import ConfigError
-from pilothouse.plan.manifests import compose, kubernetes, order, vllm
+from pilothouse.plan.manifests import compose, kserve, kubernetes, llm_d, order, vllm
 from pilothouse.plan.manifests.files import File
 from pilothouse.plan.manifests.flags import pool_problems
 from pilothouse.plan.manifests.order import Order
@@ -13,6 +13,8 @@ TARGETS: dict[str, Callable[[Order], list[File]]] = {
     "vllm": vllm.render,
     "compose": compose.render,
     "kubernetes": kubernetes.render,
+    "kserve": kserve.render,
+    "llm-d": llm_d.render,
 }
 
 

@@ -18,6 +18,13 @@ FILLED = Images(
     sidecar=f"registry.example/sidecar@{DIGEST}",
 )
 SCALED = {"scaling": (Scaling("bulk", "batch", 0, 4),)}
+
+
+def scaled(target: str) -> dict[str, Any]:
+    """What only a gateway that holds requests can do is asked of nobody else."""
+    return SCALED if target in ("kubernetes", "vllm", "compose") else {"scaling": (Scaling("bulk", "batch", 1, 4),)}
+
+
 HOSTS = tuple(f"10.0.0.{number}" for number in range(1, 9))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_plans import HOSTS, NAMES, SCALED, order
+from manifest_plans import NAMES, order, scaled
 
+from pilothouse.plan.manifests.order import Adapter, Priority
 from pilothouse.plan.manifests.targets import TARGETS, render
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -33,9 +34,9 @@ def tool() -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_objects_are_what_their_schemas_say(name: str, target: str) -> None:
     module, catalogue = tool()
-    more = SCALED if name == "grid" and target == "kubernetes" else {}
+    more = scaled(target) if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
     verdicts = []
-    for file in render(order(name, hosts=HOSTS, **more), target):
+    for file in render(order(name, objectives=(Priority("interactive", 100),), sites=("east",), **more), target):
         for each in yaml.safe_load_all(file.text):
             verdict, label, lines = module.check(catalogue, each)
             assert verdict != "FAIL", (label, lines)

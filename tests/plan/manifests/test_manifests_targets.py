@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_plans import FILLED, HOSTS, NAMES, ON_ONE_MACHINE, SCALED, order
+from manifest_plans import FILLED, HOSTS, NAMES, ON_ONE_MACHINE, SCALED, order, scaled
 
 from pilothouse.config import disaggregation
 from pilothouse.config.load import load
@@ -21,8 +21,8 @@ from pilothouse.plan.manifests.targets import TARGETS, render, write
 CASES = [(name, target) for target in TARGETS for name in NAMES if target != "compose" or name in ON_ONE_MACHINE]
 
 
-def asked(name: str, **changes: Any) -> Order:
-    more = SCALED if name == "grid" else {}
+def asked(name: str, target: str = "kubernetes", **changes: Any) -> Order:
+    more = scaled(target) if name == "grid" else {}
     return order(name, hosts=HOSTS, sites=("east", "west"), **more, **changes)
 
 
@@ -33,13 +33,13 @@ def objects(files: list[File], kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_what_is_written_passes_its_own_check(name: str, target: str, tmp_path: Path) -> None:
-    write(render(asked(name), target), tmp_path)
+    write(render(asked(name, target), target), tmp_path)
     assert check(tmp_path) == []
 
 
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_no_image_is_left_to_chance(name: str, target: str) -> None:
-    for file in render(asked(name, images=Images()), target):
+    for file in render(asked(name, target, images=Images()), target):
         assert ":latest" not in file.text
         if file.path.endswith(".yaml") and "image: " in file.text:
             found = [problem for part in yaml.safe_load_all(file.text) for problem in image_problems(part, file.path)]
@@ -48,7 +48,7 @@ def test_no_image_is_left_to_chance(name: str, target: str) -> None:
 
 @pytest.mark.parametrize(("name", "target"), [case for case in CASES if case[1] in ("vllm", "compose", "kubernetes")])
 def test_the_gateway_is_told_of_every_pool(name: str, target: str) -> None:
-    made = render(asked(name), target)
+    made = render(asked(name, target), target)
     texts = [file.text for file in made if file.path.endswith("pilothouse.yaml")]
     texts += [map_["data"]["pilothouse.yaml"] for map_ in objects(made, "ConfigMap")]
     config = load(texts[0])
@@ -140,6 +140,9 @@ def test_a_broken_reference_is_found(tmp_path: Path) -> None:
         ("single", "vllm", {"weights": Weights("pvc://claim")}, "outside Kubernetes"),
         ("single", "kubernetes", {"weights": Weights("s3://bucket")}, "is neither hf://"),
         ("single", "kubernetes", SCALED, "no pool 'bulk'"),
+        ("grid", "kserve", SCALED, "does not scale to zero"),
+        ("grid", "llm-d", SCALED, "nobody holds requests"),
+        ("single", "kserve", {"weights": Weights("/srv/qwen")}, "KServe fetches"),
     ],
 )
 def test_what_a_target_cannot_do_is_said(name: str, target: str, changes: dict[str, Any], said: str) -> None:

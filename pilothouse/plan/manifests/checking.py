@@ -12,6 +12,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.files import Object
 from pilothouse.plan.manifests.gateway import PATH
 from pilothouse.plan.manifests.images import image_problems
+from pilothouse.plan.manifests.webhook import webhook_problems
 
 KUSTOMIZATION = "kustomization.yaml"
 
@@ -33,6 +34,7 @@ def check(folder: Path) -> list[Problem]:
         if path.name == KUSTOMIZATION:
             found += _resources(documents[0], path.parent, where)
     objects = [each for path in files if path.name not in (PATH, KUSTOMIZATION) for each in _objects(path)]
+    found += [problem for each in objects for problem in webhook_problems(each)]
     return found + references(objects)
 
 
@@ -80,6 +82,8 @@ def pod_labels(each: Object) -> Iterator[dict[str, str]]:
     spec = each.get("spec", {})
     if each["kind"] == "Deployment":
         yield spec["template"]["metadata"]["labels"]
+    elif each["kind"] == "InferenceService":
+        yield spec["predictor"].get("labels", {})
     elif each["kind"] == "LeaderWorkerSet":
         for part in ("leaderTemplate", "workerTemplate"):
             yield spec["leaderWorkerTemplate"][part]["metadata"]["labels"]

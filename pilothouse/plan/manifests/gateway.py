@@ -18,9 +18,9 @@ def by_address(urls: list[str]) -> dict[str, Any]:
     return {"endpoints": [{"url": url} for url in urls]}
 
 
-def by_name(host: str) -> dict[str, Any]:
+def by_name(host: str, port: int = HTTP) -> dict[str, Any]:
     """Where engines are that one DNS name stands for."""
-    return {"dns": {"name": host, "port": HTTP}}
+    return {"dns": {"name": host, "port": port}}
 
 
 def gateway_file(order: Order, places: Mapping[str, dict[str, Any]], listen: str, path: str = PATH) -> File:

@@ -1,5 +1,6 @@
 """Target kubernetes: engines, Pilothouse's gateway in front of them, monitors and scaling; a kustomize base with overlays."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 
 from pilothouse.plan.manifests import gateway
@@ -12,18 +13,18 @@ from pilothouse.plan.manifests.pods import LOCKED, UNPRIVILEGED, deployed
 
 def render(order: Order) -> list[File]:
     pools = order.plan.pools
+    places = {pool.name: gateway.by_name(order.name_of(pool)) for pool in pools}
     groups = {
         "engines.yaml": [each(order, pool) for pool in pools for each in (workload, service)],
-        "gateway.yaml": gateway_objects(order),
+        "gateway.yaml": gateway_objects(order, places),
         "monitoring.yaml": [monitor(order, "engine", "http"), monitor(order, "gateway", "control")],
         "scaling.yaml": [found for pool in pools if (found := scaled(order, pool))],
     }
     return in_base(order, {path: objects for path, objects in groups.items() if objects})
 
 
-def gateway_objects(order: Order) -> list[Object]:
-    """One replica: what it knows of the engines' caches is in its memory."""
-    places = {pool.name: gateway.by_name(order.name_of(pool)) for pool in order.plan.pools}
+def gateway_objects(order: Order, places: Mapping[str, Object]) -> list[Object]:
+    """One replica: what it knows of the engines' caches is in its memory. `places`: pool -> where its engines are."""
     config = gateway.gateway_file(order, places, "0.0.0.0").text
     name = f"{order.name}-gateway"
     marks = {

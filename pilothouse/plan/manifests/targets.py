@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pilothouse.core.errors import ConfigError
-from pilothouse.plan.manifests import compose, kserve, kubernetes, llm_d, order, vllm
+from pilothouse.plan.manifests import compose, inference_service, kserve, kubernetes, llm_d, order, vllm
 from pilothouse.plan.manifests.files import File
 from pilothouse.plan.manifests.flags import pool_problems
 from pilothouse.plan.manifests.order import Order
@@ -14,6 +14,7 @@ TARGETS: dict[str, Callable[[Order], list[File]]] = {
     "compose": compose.render,
     "kubernetes": kubernetes.render,
     "kserve": kserve.render,
+    "inferenceservice": inference_service.render,
     "llm-d": llm_d.render,
 }
 

@@ -22,7 +22,19 @@ SCALED = {"scaling": (Scaling("bulk", "batch", 0, 4),)}
 
 def scaled(target: str) -> dict[str, Any]:
     """What only a gateway that holds requests can do is asked of nobody else."""
+    if target == "inferenceservice":
+        return {}
     return SCALED if target in ("kubernetes", "vllm", "compose") else {"scaling": (Scaling("bulk", "batch", 1, 4),)}
+
+
+def refused(name: str, target: str) -> bool:
+    """Whether the target cannot say what the plan asks for."""
+    narrow = {"compose": ON_ONE_MACHINE, "inferenceservice": [each for each in NAMES if each != "moe_wide"]}
+    return name not in narrow.get(target, NAMES)
+
+
+def weights(name: str, target: str) -> dict[str, Any]:
+    return {"weights": Weights("pvc://models/it")} if (name, target) == ("stages", "inferenceservice") else {}
 
 
 HOSTS = tuple(f"10.0.0.{number}" for number in range(1, 9))

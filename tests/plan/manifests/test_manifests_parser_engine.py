@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pilothouse.core.events import Role
 from pilothouse.plan.document import Layout
 from pilothouse.plan.manifests.flags import Place, words
+from pilothouse.plan.manifests.kserve import additional
 from pilothouse.plan.manifests.order import Adapter, Order, nodes
 from pilothouse.plan.manifests.placing import seats
 from pilothouse.plan.manifests.pods import place_of as pod_place
@@ -37,7 +38,8 @@ def lines(asked: Order) -> list[list[str]]:
         for pool in asked.plan.pools
         for rank in ("0", "$(LWS_WORKER_INDEX)")[: 1 + (nodes(pool) > 1)]
     ]
-    return [[re.sub(r"\$\([A-Z_]+\)", "1", word) for word in line] for line in by_machine + by_pod]
+    by_kserve = [["m", *additional(asked, pool)] for pool in asked.plan.pools]
+    return [[re.sub(r"\$\([A-Z_]+\)", "1", word) for word in line] for line in by_machine + by_pod + by_kserve]
 
 
 @pytest.mark.filterwarnings("ignore")

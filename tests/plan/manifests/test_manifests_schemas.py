@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_plans import NAMES, order, scaled
+from manifest_plans import NAMES, order, refused, scaled, weights
 
 from pilothouse.plan.manifests.order import Adapter, Priority
 from pilothouse.plan.manifests.targets import TARGETS, render
@@ -17,6 +17,7 @@ SHARED = Path(__file__).parents[4] / "shared"
 TOOL = SHARED / "tools" / "validate_crds.py"
 pytestmark = pytest.mark.skipif(not TOOL.exists(), reason="needs ../shared/crds and its validator")
 ON_KUBERNETES = [target for target in TARGETS if target not in ("vllm", "compose")]
+CASES = [(name, target) for target in ON_KUBERNETES for name in NAMES if not refused(name, target)]
 
 
 @cache
@@ -30,13 +31,15 @@ def tool() -> tuple[Any, Any]:
     return module, module.Catalogue(SHARED / "crds", strict=True)
 
 
-@pytest.mark.parametrize("target", ON_KUBERNETES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "target"), CASES)
 def test_objects_are_what_their_schemas_say(name: str, target: str) -> None:
     module, catalogue = tool()
     more = scaled(target) if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
     verdicts = []
-    for file in render(order(name, objectives=(Priority("interactive", 100),), sites=("east",), **more), target):
+    for file in render(
+        order(name, objectives=(Priority("interactive", 100),), sites=("east",), **weights(name, target), **more),
+        target,
+    ):
         for each in yaml.safe_load_all(file.text):
             verdict, label, lines = module.check(catalogue, each)
             assert verdict != "FAIL", (label, lines)

@@ -40,7 +40,8 @@ def manifests(asked: Asked) -> None:
         return _check(asked.source)
     if asked.target not in TARGETS:
         raise ConfigError([Problem("--target", f"{asked.target!r} is none of {', '.join(TARGETS)}")])
-    files = render(order_of(asked), asked.target)
+    order = order_of(asked)
+    files = render(order, asked.target)
     if asked.out is None:
         for file in files:
             typer.echo(f"# {file.path}\n{file.text}")
@@ -48,6 +49,10 @@ def manifests(asked: Asked) -> None:
         write(files, asked.out)
         typer.echo(f"{len(files)} files in {asked.out}: {', '.join(file.path for file in files)}")
     _remind(files, asked.out)
+    if any("kind: ScaledObject" in file.text for file in files):
+        typer.echo(
+            f"pilothouse: KEDA will ask {order.scaler}, which is yours to run; without it `fallback` holds", err=True
+        )
 
 
 def _check(folder: Path) -> None:

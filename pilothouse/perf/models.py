@@ -37,6 +37,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expert_intermediate: int = 0
     dense_layers: int = 0  # leading layers without experts
     tied_embeddings: bool = False
+    prediction_layers: int = 0  # multi-token prediction, not counted in `layers` nor in parameters
+    published: str = "bf16"  # precision of the weights as they are published first
     aliases: list[str] = []
     source: str = AIC_CONFIG
 
@@ -85,23 +87,24 @@ MODELS = {
               aliases=["meta-llama/Llama-3.3-70B-Instruct", "llama-3-70b"]),
         Model("meta-llama/Llama-3.1-405B", 126, 16_384, 128, 8, 128, 128_256, 405.85, 403.75, 53_248),
         Model("deepseek-ai/DeepSeek-V3", 61, 7_168, 128, 128, 160, 129_280, 671.03, 36.62, 18_432, latent=576,
-              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3),
+              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3, published="fp8"),
         Model("deepseek-ai/DeepSeek-R1", 61, 7_168, 128, 128, 160, 129_280, 671.03, 36.62, 18_432, latent=576,
-              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3),
+              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3, published="fp8"),
         Model("deepseek-ai/DeepSeek-V3.2", 61, 7_168, 128, 128, 160, 129_280, 671.03, 36.62, 18_432, latent=576,
-              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3),
+              experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3, published="fp8"),
         Model("openai/gpt-oss-20b", 24, 2_880, 64, 8, 64, 201_088, 20.91, 3.61, full_layers=12, window_layers=12,
-              window=128, experts=32, experts_per_token=4, expert_intermediate=2_880),
+              window=128, experts=32, experts_per_token=4, expert_intermediate=2_880, published="fp4"),
         Model("openai/gpt-oss-120b", 36, 2_880, 64, 8, 64, 201_088, 116.79, 5.13, full_layers=18, window_layers=18,
-              window=128, experts=128, experts_per_token=4, expert_intermediate=2_880),
+              window=128, experts=128, experts_per_token=4, expert_intermediate=2_880, published="fp4"),
         Model("mistralai/Mixtral-8x7B-v0.1", 32, 4_096, 32, 8, 128, 32_000, 46.7, 12.75, experts=8,
               experts_per_token=2, expert_intermediate=14_336),
         Model("mistralai/Mixtral-8x22B-v0.1", 56, 6_144, 48, 8, 128, 32_000, 140.62, 38.95, experts=8,
               experts_per_token=2, expert_intermediate=16_384),
         Model("moonshotai/Kimi-K2-Instruct", 61, 7_168, 64, 64, 160, 163_840, 1026.41, 31.69, 18_432, latent=576,
-              experts=384, experts_per_token=8, expert_intermediate=2_048, dense_layers=1),
+              experts=384, experts_per_token=8, expert_intermediate=2_048, dense_layers=1, published="fp8"),
         Model("moonshotai/Kimi-K2.5", 61, 7_168, 64, 64, 160, 163_840, 1026.41, 31.69, 18_432, latent=576,
-              experts=384, experts_per_token=8, expert_intermediate=2_048, dense_layers=1, source=TEXT_PART),
+              experts=384, experts_per_token=8, expert_intermediate=2_048, dense_layers=1, source=TEXT_PART,
+              published="int4"),
         Model("zai-org/GLM-5.2", 78, 6_144, 64, 64, 256, 154_880, 743.18, 40.1, 12_288, latent=576, experts=256,
               experts_per_token=8, expert_intermediate=2_048, dense_layers=3),
         Model("google/gemma-4-26B-A4B", 30, 2_816, 16, 8, 256, 262_144, 24.63, 3.21, full_layers=5,

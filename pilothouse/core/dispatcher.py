@@ -118,7 +118,14 @@ class Dispatcher:
 
     def _endpoint_seen(self, event: events.EndpointSeen) -> list[AnyCommand]:
         self.fleet.see(event)
-        self.index.add(event.endpoint, exact=event.exact, kv_blocks=event.kv_blocks, block_size=event.block_size)
+        self.index.add(
+            event.endpoint,
+            exact=event.exact,
+            kv_blocks=event.kv_blocks,
+            block_size=event.block_size,
+            store=event.store,
+            store_blocks=event.store_blocks,
+        )
         return self._drain()
 
     def _endpoint_gone(self, event: events.EndpointGone) -> list[AnyCommand]:
@@ -318,7 +325,7 @@ class Dispatcher:
             endpoint.cold_turn = self.decisions
         self.decisions += 1
         step = self.steps.begin(request, plan, self.now_us)
-        computed = choice.uncached_tokens if step is None else 0
+        computed, request.fetches = choice.uncached_tokens if step is None else 0, choice.fetched
         self.fleet.charge(request, endpoint, computed, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)

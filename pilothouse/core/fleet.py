@@ -250,6 +250,8 @@ class Fleet:
         return found
 
     def _learn_prefill(self, request: Request, endpoint: Endpoint, now_us: Micros) -> None:
+        if request.fetches:
+            return
         if request.step is not None:  # this one computed nothing
             if request.handed_at_us and now_us > request.handed_at_us:
                 self.handover(endpoint).learn(request.handed_tokens, now_us - request.handed_at_us)

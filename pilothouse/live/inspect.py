@@ -1,6 +1,7 @@
 """Asking an engine what it is: its models, its KV cache, where it publishes KV events, and how busy it is."""
 
 from math import isfinite
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +25,8 @@ class Names(msgspec.Struct, frozen=True):
     kv_used: str
     prompt_tokens: str  # counter of prompt tokens that were looked up in the prefix cache
     hit_tokens: str  # counter of those found there
+    drafted: str = ""  # counter of tokens drafted by speculative decoding; "" = it counts none
+    accepted: str = ""  # counter of those accepted
 
 
 NAMES = {
@@ -33,6 +36,8 @@ NAMES = {
         "vllm:kv_cache_usage_perc",
         "vllm:prefix_cache_queries_total",
         "vllm:prefix_cache_hits_total",
+        "vllm:spec_decode_num_draft_tokens_total",
+        "vllm:spec_decode_num_accepted_tokens_total",
     ),
     "sglang": Names(
         "sglang:num_running_reqs",
@@ -58,6 +63,10 @@ class Metrics(msgspec.Struct, frozen=True):
     kv_blocks: int  # usable blocks; 0 = not told
     hash_algorithm: str  # "" = not told
     prefix_caching: bool
+    cache_dtype: str = ""  # "" = not told, "auto" = the model's
+    drafted_tokens: float = 0.0  # by speculative decoding since the engine started
+    accepted_tokens: float = 0.0  # of those
+    speculates: bool = False  # it counts drafts, which engines without speculation do not
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -79,7 +88,7 @@ class Models(msgspec.Struct, frozen=True):
 def parse_metrics(text: str, engine: str) -> Metrics:
     """Reads the few families needed out of an engine's metrics text. Raises ValueError if it is not metrics."""
     names = NAMES[engine]
-    wanted = (*msgspec.structs.astuple(names), CACHE_CONFIG, STARTED)
+    wanted = (*filter(None, msgspec.structs.astuple(names)), CACHE_CONFIG, STARTED)
     lines = "\n".join(line for line in text.splitlines() if line.startswith(wanted))
     values: dict[str, list[float]] = {}
     configs: list[dict[str, str]] = []
@@ -104,7 +113,26 @@ def parse_metrics(text: str, engine: str) -> Metrics:
         kv_blocks=_count(sum(max(0, _int(c.get("num_gpu_blocks")) - 1) for c in configs)),  # block 0 is never used
         hash_algorithm=config.get("prefix_caching_hash_algo", ""),
         prefix_caching=config.get("enable_prefix_caching", "True") == "True",
+        cache_dtype=config.get("cache_dtype", ""),
+        drafted_tokens=sum(values.get(names.drafted, [])),
+        accepted_tokens=sum(values.get(names.accepted, [])),
+        speculates=names.drafted in values,
     )
+
+
+def drafts_since(before: Metrics | None, now: Metrics) -> tuple[int, int]:
+    """Tokens drafted and accepted between two scrapes; after a restart, since then."""
+    if before is None:
+        return 0, 0
+    fewer = now.drafted_tokens < before.drafted_tokens
+    if now.started_s != before.started_s or (fewer and not now.started_s):
+        return _count(now.drafted_tokens), _count(now.accepted_tokens)
+    drafted, accepted = now.drafted_tokens - before.drafted_tokens, now.accepted_tokens - before.accepted_tokens
+    return _count(drafted), _count(accepted)
+
+
+class NoSuchRoute(UpstreamError):
+    """The engine does not know the path: it will not at the next time either."""
 
 
 class EngineClient:
@@ -147,6 +175,25 @@ class EngineClient:
         except (UpstreamError, KvEventError):
             return []
 
+    async def version(self) -> str:
+        """ "" when the engine has no such route."""
+        return str((await self._told("/version")).get("version") or "")
+
+    async def server_info(self) -> dict[str, Any]:
+        """How it was launched; empty when it does not tell, as vLLM without VLLM_SERVER_DEV_MODE=1."""
+        if self._engine == "sglang":
+            return await self._told("/server_info") or await self._told("/get_server_info")  # the latter is older
+        return await self._told("/server_info?config_format=json")
+
+    async def _told(self, path: str) -> dict[str, Any]:
+        try:
+            told = msgspec.json.decode(await self.get(path))
+        except NoSuchRoute:
+            return {}
+        except msgspec.DecodeError as error:
+            raise UpstreamError(self._url, f"{path} cannot be read: {error}") from error
+        return told if isinstance(told, dict) else {}
+
     async def get(self, path: str) -> bytes:
         return await self._request("GET", path, None)
 
@@ -164,6 +211,8 @@ class EngineClient:
                     answer += chunk
                     if len(answer) > bytes_max:
                         raise UpstreamError(self._url, f"{path}: the answer is longer than {bytes_max} bytes")
+                if response.status in (404, 405):
+                    raise NoSuchRoute(self._url, f"{path} answered {response.status}")
                 if response.status != 200:
                     raise UpstreamError(self._url, f"{path} answered {response.status}")
                 return bytes(answer)

@@ -27,6 +27,7 @@ import aiohttp
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential
 
+from pilothouse.core.events import Role
 from pilothouse.live import launch_guard
 from pilothouse.live.clock import Clock
 from pilothouse.live.launch_command import Fleet, Machine, ReplicaCommand, replica_commands
@@ -69,6 +70,8 @@ class Replica:
     kv_events: str
     kv_replay: str
     log: Path
+    role: Role = Role.BOTH
+    exchange_port: int = 0
     state: State = State.LOADING
     pid: int | None = None  # of the engine's first process; its process group has the same number
     restarts: int = 0
@@ -108,7 +111,7 @@ class Launcher:
         self._settled = asyncio.Event()
         self._runtime = Path(tempfile.mkdtemp(prefix="pilothouse-"))  # mode 0700; a socket's path must be short
         try:
-            commands = replica_commands(fleet, machine, free_ports(fleet.replicas), str(self._runtime))
+            commands = replica_commands(fleet, machine, free_ports(fleet.ports), str(self._runtime))
         except BaseException:
             self._runtime.rmdir()
             raise
@@ -138,7 +141,8 @@ class Launcher:
 
     def _prepare(self, command: ReplicaCommand) -> _Run:
         log = Path(self.settings.log_directory).absolute() / f"{command.name}.log"
-        replica = Replica(command.name, command.url, command.kv_events, command.kv_replay, log)
+        replica = Replica(command.name, command.url, command.kv_events, command.kv_replay, log, command.role)
+        replica.exchange_port = command.exchange_port
         return _Run(command, replica, EngineLog(log))
 
     # The circle of one replica

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.core.events import Role
+from pilothouse.live.launch_connector import LOOPBACK, Side, transfer_config, transfer_variables
 
-LOOPBACK = "127.0.0.1"
 ALIASES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 Option = tuple[str, ...]  # an option and its values, as they stand on the command line
 
@@ -33,9 +34,24 @@ class Fleet(msgspec.Struct, frozen=True):
     """What the user wants to run."""
 
     model: str  # path or name
-    replicas: int = 1
+    replicas: int = 1  # that serve whole requests
     engine_args: tuple[str, ...] = ()  # "--max-model-len 4096", "--max-model-len=4096", or option and value one by one
     served_name: str = ""  # empty: as vLLM derives it from `model`
+    prefill: int = 0
+    decode: int = 0
+    connector: str = "nixl"  # between the two
+
+    @property
+    def engines(self) -> list[tuple[str, Role]]:
+        """Name and role of each engine, in the order of their ports."""
+        counts = {Role.BOTH: self.replicas, Role.PREFILL: self.prefill, Role.DECODE: self.decode}
+        words = {Role.BOTH: "replica"}
+        return [(f"{words.get(role, role)}-{n}", role) for role, count in counts.items() for n in range(count)]
+
+    @property
+    def ports(self) -> int:
+        """How many it needs: one for the API of each engine, then one for the exchange of KV of each."""
+        return len(self.engines) * (2 if self.prefill else 1)
 
 
 class ReplicaCommand(msgspec.Struct, frozen=True):
@@ -47,32 +63,41 @@ class ReplicaCommand(msgspec.Struct, frozen=True):
     url: str
     kv_events: str  # ZMQ PUB endpoint that the engine binds; empty when the user turned events off
     kv_replay: str  # ZMQ ROUTER endpoint, likewise
+    role: Role = Role.BOTH
+    exchange_port: int = 0  # where its side of exchanges answers; 0 = it takes part in none
 
 
 def replica_commands(fleet: Fleet, machine: Machine, ports: Sequence[int], runtime: str) -> list[ReplicaCommand]:
-    """One command for each port. `runtime` is a private directory for sockets, with a short path.
+    """One command for each engine; `ports` are as many as the fleet needs, `runtime` a private directory, its path short.
 
     raises     ConfigError for too few GPUs, and for an argument that a fleet cannot honour
     """
     user = split_options(fleet.engine_args)
-    problems = [Problem("--engine-arg", what) for what in complaints(user, fleet.replicas)]
-    devices, lacking = assign_gpus(machine, width(user), fleet.replicas)
+    count = len(fleet.engines)
+    problems = [Problem("--engine-arg", what) for what in complaints(user, count)]
+    if fleet.prefill and value_of(user, "--kv-transfer-config") is not None:
+        problems.append(Problem("--engine-arg", "--kv-transfer-config: --connector makes it; leave it out"))
+    devices, lacking = assign_gpus(machine, width(user), count)
     if problems + lacking:
         raise ConfigError(problems + lacking)
     commands = []
-    for number, port in enumerate(ports):
-        name = f"replica-{number}"
+    for number, (name, role) in enumerate(fleet.engines):
         events = events_config(user, runtime, name)
-        defaults = [*common_options(port, fleet, events), *(cpu_options(machine, user) if machine.cpu_build else [])]
+        side = Side(0 if role is Role.BOTH else ports[count + number], runtime, mended=machine.cpu_build)
+        defaults = [*common_options(ports[number], fleet, events), *exchange_options(fleet, role, side)]
+        defaults += cpu_options(machine, user) if machine.cpu_build else []
         own = [option for option in user if name_of(option) != "--kv-events-config"]
         commands.append(
             ReplicaCommand(
                 name=name,
                 arguments=(machine.vllm, "serve", fleet.model, *merge(defaults, own)),
-                environment=variables(machine, fleet, user, runtime, devices[number]),
-                url=f"http://{LOOPBACK}:{port}",
+                environment=variables(machine, fleet, user, runtime, devices[number])
+                | (transfer_variables(fleet.connector, side, machine.environment) if side.port else {}),
+                url=f"http://{LOOPBACK}:{ports[number]}",
                 kv_events=events["endpoint"] if events["enable_kv_cache_events"] else "",
                 kv_replay=events["replay_endpoint"] if events["enable_kv_cache_events"] else "",
+                role=role,
+                exchange_port=side.port,
             )
         )
     return commands
@@ -158,6 +183,13 @@ def common_options(port: int, fleet: Fleet, events: Mapping[str, Any]) -> list[O
     ]
 
 
+def exchange_options(fleet: Fleet, role: Role, side: Side) -> list[Option]:
+    """What makes one engine the one half of a pair."""
+    if role is Role.BOTH:
+        return []
+    return [("--kv-transfer-config", json.dumps(transfer_config(fleet.connector, role, side)))]
+
+
 def cpu_options(machine: Machine, user: Sequence[Option]) -> list[Option]:
     """Two processes instead of three, no compiler, a modest cache: starts in half the time, with 1 GB less memory."""
     options: list[Option] = [("--enforce-eager",), ("--block-size", "64")]
@@ -192,7 +224,7 @@ def variables(
     if machine.cpu_build:
         wanted |= {"TMPDIR": runtime}  # a killed CPU engine leaves files there
         wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
-        wanted |= {"OMP_NUM_THREADS": str(max(1, machine.cores // (fleet.replicas * width(user))))}
+        wanted |= {"OMP_NUM_THREADS": str(max(1, machine.cores // (len(fleet.engines) * width(user))))}
         if width(user) > 1:
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     else:

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.live.launch_command import LOOPBACK, Machine
+from pilothouse.live.launch_command import Machine
+from pilothouse.live.launch_connector import LOOPBACK
 
 NO_VLLM = (
     "vLLM is not in this environment. On a machine with GPUs: `pip install vllm`; "

@@ -15,12 +15,15 @@ import zmq.asyncio
 
 from pilothouse.config.schema import Config, Engine, Pool
 from pilothouse.core.errors import UpstreamError
-from pilothouse.core.events import AnyEvent, BlocksCleared, EndpointGone, EndpointSeen, LoadReported, Probed
+from pilothouse.core.events import AnyEvent, BlocksCleared, EndpointGone, EndpointSeen, LoadReported, Probed, Role
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.live.block_names import BlockNames
 from pilothouse.live.clock import Clock
-from pilothouse.live.inspect import EngineClient, Metrics
+from pilothouse.live.consistency.facts import Facts, Member, exchange, member
+from pilothouse.live.consistency.reading import launch_facts, method_of, told_facts
+from pilothouse.live.inspect import EngineClient, Listed, Metrics, drafts_since
 from pilothouse.live.kv_events import KvFeed
+from pilothouse.live.kv_width import kv_token_bytes
 from pilothouse.live.models import ServedModel, dialect_of
 from pilothouse.live.supervise import supervised
 from pilothouse.wire.kv_events import Source
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 INSPECT_EVERY = 10  # scrapes between two looks at the model list: adapters come and go
 SILENT_BLOCKS = 8  # blocks computed without one event, in two scrapes running: the feed does not work
+LAUNCH_TRIES = 5  # to learn how an engine was launched, while it answers everything else
 IDLE_FACTOR = 3  # an engine without requests is scraped this much less often
 
 
@@ -43,6 +47,9 @@ class Observed(msgspec.Struct):
     exact: bool = False
     note: str = ""
     models: list[str] = []
+    member: Member | None = None  # what it is, once it was reached
+    drafted_tokens: float = 0.0  # by speculative decoding since it started
+    accepted_tokens: float = 0.0  # of those
 
 
 class Watch:
@@ -60,18 +67,21 @@ class Watch:
     ) -> None:
         self.id = EndpointId(engine.name or engine.url.removeprefix("http://"))
         self.observed = Observed(self.id, engine.url, pool.name)
+        self.pool = pool
         self.feed: KvFeed | None = None
-        self._engine, self._pool, self._config, self._client = engine, pool, config, client
+        self._engine, self._config, self._client = engine, config, client
         self._clock, self._post, self._listed = clock, post, listed
         self._seen: EndpointSeen | None = None
         self._metrics: Metrics | None = None
         self._feed_task: asyncio.Task[None] | None = None
+        self._launch: Facts | None = None  # of the present process, once it told
+        self._launch_tries = 0
         self._silent_scrapes = 0
         self._silent = False
         self._inspecting = asyncio.Lock()  # probes and scrapes both find restarts
 
     async def run(self) -> None:
-        if self._pool.models:
+        if self.pool.models:
             self._announce_unreached()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -84,10 +94,10 @@ class Watch:
 
     def _announce_unreached(self) -> None:
         """Requests for declared models wait for the engine rather than being refused as unknown."""
-        urls, tokenizer = (self._engine.url,), self._pool.tokenizer
-        declared = [ServedModel(name, self._pool.name, tokenizer=tokenizer, urls=urls) for name in self._pool.models]
+        urls, tokenizer = (self._engine.url,), self.pool.tokenizer
+        declared = [ServedModel(name, self.pool.name, tokenizer=tokenizer, urls=urls) for name in self.pool.models]
         self._listed(self.id, declared)
-        self._seen = EndpointSeen(self._now(), self.id, self._engine.url, self._pool.name, list(self._pool.models))
+        self._seen = self._described(member(self.id, self.pool, Facts()), list(self.pool.models))
         self._post(self._seen)
         for _ in range(self._config.health.probe_failures):
             self._post(Probed(self._now(), self.id, False))
@@ -135,8 +145,10 @@ class Watch:
         metrics = await self._client.metrics()
         restarted = self._metrics is not None and metrics.started_s != self._metrics.started_s
         if restarted:
+            self._launch, self._launch_tries = None, 0
             await self._forget_blocks()
-        if restarted or self._metrics is None or inspect:
+        asks_launch = self._launch is None and self._launch_tries < LAUNCH_TRIES
+        if restarted or self._metrics is None or inspect or asks_launch:
             async with self._inspecting:
                 await self._inspect(metrics)
         self._report(metrics)
@@ -144,8 +156,11 @@ class Watch:
 
     def _report(self, metrics: Metrics) -> None:
         self._watch_silence(metrics)
+        drafted, accepted = drafts_since(self._metrics, metrics)
         self._metrics = metrics
-        self._post(LoadReported(self._now(), self.id, metrics.running, metrics.waiting, metrics.kv_used_ratio))
+        self.observed.drafted_tokens, self.observed.accepted_tokens = metrics.drafted_tokens, metrics.accepted_tokens
+        load = (metrics.running, metrics.waiting, metrics.kv_used_ratio)
+        self._post(LoadReported(self._now(), self.id, *load, drafted, accepted))
 
     async def _inspect(self, metrics: Metrics) -> None:
         """Reads what the engine is; tells the core and the front doors only what is new."""
@@ -154,22 +169,30 @@ class Watch:
         served = [
             ServedModel(
                 model.id,
-                self._pool.name,
+                self.pool.name,
                 model.root,
                 model.parent,
                 model.max_model_len,
-                self._pool.tokenizer,
+                self.pool.tokenizer,
                 metrics.block_size,
-                self._pool.hashing.algorithm or metrics.hash_algorithm,
-                self._pool.hashing.seed,
+                self.pool.hashing.algorithm or metrics.hash_algorithm,
+                self.pool.hashing.seed,
                 (self._engine.url,),
             )
             for model in models
         ]
-        names = list(dict.fromkeys([*(model.id for model in models), *self._pool.models]))
+        names = list(dict.fromkeys([*(model.id for model in models), *self.pool.models]))
         exact = source is not None and not self._silent
-        seen = EndpointSeen(
-            self._now(), self.id, self._engine.url, self._pool.name, names, exact, metrics.kv_blocks, metrics.block_size
+        facts = await self._facts(metrics, models)
+        self.observed.member = member(self.id, self.pool, facts, tuple(names))
+        width = await asyncio.to_thread(kv_token_bytes, facts.model or "", metrics.cache_dtype)
+        seen = msgspec.structs.replace(
+            self._described(self.observed.member, names),
+            exact=exact,
+            kv_blocks=metrics.kv_blocks,
+            block_size=metrics.block_size,
+            kv_token_bytes=width,
+            speculation=method_of(facts, metrics),
         )
         if self._seen is None or msgspec.structs.replace(seen, at_us=self._seen.at_us) != self._seen:
             self._seen = seen
@@ -181,6 +204,36 @@ class Watch:
                 await self._stop_feed()
                 self._post(BlocksCleared(self._now(), self.id))
             self._start_feed(source, served)
+
+    def _described(self, engine: Member, names: list[str]) -> EndpointSeen:
+        """What the configuration says of the engine, and whom it can be paired with."""
+        pool = self.pool
+        return EndpointSeen(
+            self._now(),
+            self.id,
+            self._engine.url,
+            pool.name,
+            names,
+            role=Role(pool.role),
+            connector=pool.connector.type if pool.connector else "",
+            exchange=exchange(engine),
+            labels=dict(pool.labels),
+        )
+
+    async def _facts(self, metrics: Metrics, models: list[Listed]) -> Facts:
+        """What it is. How it was launched takes vLLM seconds to tell at first: it is asked again, but not for ever."""
+        launch = self._launch or Facts()
+        if self._launch is None and self._launch_tries < LAUNCH_TRIES:
+            self._launch_tries += 1
+            try:
+                version = await self._client.version()
+                launch = launch_facts(self.pool.engine, version, {})
+                launch = self._launch = launch_facts(self.pool.engine, version, await self._client.server_info())
+            except UpstreamError as error:
+                log.info("%s does not say how it was launched: %s", self.id, error)
+                if self._launch_tries == LAUNCH_TRIES:
+                    self._launch = launch
+        return told_facts(self.pool.engine, metrics, models, launch)
 
     async def _kv_source(self) -> Source | None:
         if self._engine.kv_events:

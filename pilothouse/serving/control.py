@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
 from pilothouse import __version__
+from pilothouse.config import disaggregation
 from pilothouse.core.units import EndpointId
 from pilothouse.live import supervise
+from pilothouse.live.consistency import pairing
 from pilothouse.live.directory import TokenStatus
 from pilothouse.serving.observe import Metrics
 from pilothouse.serving.picker import Picker
@@ -44,6 +46,12 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     kv_used_ratio: float | None
     report_age_s: float | None
     note: str
+    role: str  # both, prefill, decode
+    connector: str  # "" = it hands no KV over
+    exchange: str  # what its partners have alike, see `docs/engines.md`; "" = it hands no KV over
+    version: str | None  # None = not told
+    speculation: str  # method; "" = none
+    acceptance: float | None  # accepted share of the drafted tokens since the engine started; None = drafted none
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
@@ -172,6 +180,12 @@ def _endpoints(picker: Picker) -> list[EndpointStatus]:
                 report.kv_used_ratio if report else None,
                 (picker.clock.now_us() - report.at_us) / 1e6 if report else None,
                 observed.note,
+                watch.pool.role,
+                watch.pool.connector.type if watch.pool.connector else "",
+                endpoint.seen.exchange if endpoint else "",
+                observed.member.facts.version if observed.member else None,
+                endpoint.seen.speculation if endpoint else "",
+                round(observed.accepted_tokens / observed.drafted_tokens, 4) if observed.drafted_tokens else None,
             )
         )
     return lines
@@ -193,6 +207,9 @@ def _degraded(picker: Picker, endpoints: list[EndpointStatus], tokens: list[Toke
         for e in endpoints
         if e.kv == "assumed" and not e.note
     ]
+    sentences += map(str, disaggregation.remarks(picker.config))
+    observed = [watch.observed for watch in picker.discovery.watches.values()]
+    sentences += pairing.sentences([o.member for o in observed if o.member is not None and o.reached])
     sentences += [f"model {t.model}: prompts are described by {t.mode}: {t.note}" for t in tokens if t.mode != "exact"]
     if picker.dispatcher.policy_failures:
         sentences.append(f"the policy failed {picker.dispatcher.policy_failures} times; least requests decided instead")

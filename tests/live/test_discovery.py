@@ -8,6 +8,7 @@ import pytest
 
 from pilothouse.config.load import from_data
 from pilothouse.core.events import AnyEvent, EndpointGone, EndpointSeen, LoadReported, Probed
+from pilothouse.live import discovery
 from pilothouse.live.clock import Clock
 from pilothouse.live.discovery import Discovery
 from pilothouse.live.models import ServedModel
@@ -68,14 +69,14 @@ def test_engines_come_and_go_with_the_dns_answer(monkeypatch: pytest.MonkeyPatch
         async with Scripted(never) as first, Scripted(never) as second:
             answers = [[first.url], OSError("resolver down"), [first.url, second.url], [second.url]]
 
-            async def resolve(self: Discovery, dns: object) -> list[str]:
+            async def resolve(dns: object) -> list[str]:
                 answer = answers.pop(0) if len(answers) > 1 else answers[0]
                 if isinstance(answer, OSError):
                     raise answer
                 assert isinstance(answer, list)
                 return answer
 
-            monkeypatch.setattr(Discovery, "_addresses", resolve)
+            monkeypatch.setattr(discovery, "urls_of", resolve)
             async with Heard({"dns": {"name": "engines.test", "port": 1, "every": "100ms"}}) as heard:
                 await heard.until(lambda: len(heard.of(EndpointSeen)) == 2 and len(heard.of(EndpointGone)) == 1)
                 assert [seen.url for seen in heard.of(EndpointSeen)] == [first.url, second.url]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pilothouse.live.inspect import COUNT_MAX, parse_metrics
+from pilothouse.live.inspect import COUNT_MAX, Metrics, drafts_since, parse_metrics
 
 GOOD = """# HELP vllm:num_requests_running x
 vllm:num_requests_running{engine="0"} 2.0
@@ -44,3 +44,34 @@ def test_an_absurd_capacity_counts_as_untold() -> None:
 def test_what_cannot_be_believed_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"among its metrics|not finite"):
         parse_metrics(text, "vllm")
+
+
+def drafting(drafted: float, accepted: float, started_s: float = 1.0) -> Metrics:
+    counters = (
+        f"vllm:spec_decode_num_draft_tokens_total {drafted}\nvllm:spec_decode_num_accepted_tokens_total {accepted}"
+    )
+    return parse_metrics(f"{GOOD.replace('17.5', str(started_s))}{counters}\n", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        (None, drafting(30, 10), (0, 0)),  # what came before we looked is not since the last look
+        (drafting(30, 10), drafting(36, 12), (6, 2)),
+        (drafting(30, 10), drafting(30, 10), (0, 0)),
+        (drafting(30, 10), drafting(6, 2, started_s=2.0), (6, 2)),
+        (drafting(30, 10), drafting(60, 20, started_s=2.0), (60, 20)),
+        (drafting(30, 10, started_s=0.0), drafting(6, 2, started_s=0.0), (6, 2)),
+        (drafting(30, 10), drafting(6, 2), (0, 0)),  # an older scrape that came later
+        (parse_metrics(GOOD, "vllm"), parse_metrics(GOOD, "vllm"), (0, 0)),
+    ],
+)
+def test_drafts_are_counted_between_two_scrapes(
+    before: Metrics | None, now: Metrics, expected: tuple[int, int]
+) -> None:
+    assert drafts_since(before, now) == expected
+
+
+def test_an_engine_that_speculates_counts_drafts_and_others_do_not() -> None:
+    assert drafting(0, 0).speculates and not parse_metrics(GOOD, "vllm").speculates
+    assert not parse_metrics("sglang:num_running_reqs 4.0\n", "sglang").speculates

@@ -1,12 +1,14 @@
 """How engines are started, as tables: options, GPUs, environment."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilothouse.core.errors import ConfigError
 from pilothouse.live.launch_command import Fleet, Machine, ReplicaCommand, name_of, replica_commands, split_options
+from pilothouse.live.launch_connector import LEASE_S, MENDED, MENDED_FOLDER, NAMES, SERVED, connector_problems
 from pilothouse.live.launch_machine import free_ports, gpu_numbers, visible_gpus
 
 CPU = Machine(vllm="vllm", cpu_build=True, cores=8)
@@ -146,3 +148,68 @@ def test_listing_of_gpus_is_read() -> None:
 
 def test_ports_differ() -> None:
     assert len(set(free_ports(20))) == 20
+
+
+def pair(machine: Machine, connector: str = "nixl", *engine_args: str, replicas: int = 0) -> list[ReplicaCommand]:
+    fleet = Fleet("m", replicas, engine_args, prefill=1, decode=1, connector=connector)
+    return replica_commands(fleet, machine, list(range(8001, 8001 + fleet.ports)), "/run/p")
+
+
+def transfer(command: ReplicaCommand) -> dict[str, Any]:
+    (config,) = values(command, "--kv-transfer-config")
+    told: dict[str, Any] = json.loads(config)
+    return told
+
+
+def test_a_pair_has_roles_and_side_channels_of_its_own() -> None:
+    prefill, decode = pair(GPUS)
+    assert [(each.name, each.role, each.url) for each in (prefill, decode)] == [
+        ("prefill-0", "prefill", "http://127.0.0.1:8001"),
+        ("decode-0", "decode", "http://127.0.0.1:8002"),
+    ]
+    assert transfer(prefill) == {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"kv_lease_duration": LEASE_S},
+    }
+    assert transfer(decode) == transfer(prefill) | {"kv_role": "kv_consumer"}
+    assert [each.environment["VLLM_NIXL_SIDE_CHANNEL_PORT"] for each in (prefill, decode)] == ["8003", "8004"]
+    assert [each.environment["CUDA_VISIBLE_DEVICES"] for each in (prefill, decode)] == ["0", "1"]
+    assert "PYTHONPATH" not in prefill.environment
+
+
+@pytest.mark.parametrize("connector", ["nixl", "nixl_push", "mooncake", "multi"])
+def test_a_cpu_engine_gets_a_connector_that_it_can_use(connector: str) -> None:
+    own = Machine("vllm", True, 8, environment={"PYTHONPATH": "/mine", "UCX_NET_DEVICES": "eth0"})
+    for command in pair(own, connector):
+        config = transfer(command)
+        halves = config.get("kv_connector_extra_config", {}).get("connectors", [config])
+        assert halves[0]["kv_connector_module_path"] == MENDED
+        assert command.environment["PYTHONPATH"] == f"{MENDED_FOLDER}:/mine"
+        assert command.environment["UCX_NET_DEVICES"] == "eth0"
+        assert command.environment["OMP_NUM_THREADS"] == "4"
+    assert Path(MENDED_FOLDER, f"{MENDED}.py").exists()
+
+
+@pytest.mark.parametrize("connector", [name for name in NAMES if name not in SERVED])
+def test_every_connector_can_be_started_beside_plain_replicas(connector: str) -> None:
+    replica, prefill, decode = pair(CPU, connector, replicas=1)
+    assert values(replica, "--kv-transfer-config") == [] and replica.exchange_port == 0
+    names = [transfer(each)["kv_connector"] for each in (prefill, decode)]
+    assert names == [NAMES[connector]] * 2
+    assert not connector_problems(connector, 1, 3)
+
+
+def test_pairs_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--connector makes it"):
+        pair(CPU, "nixl", "--kv-transfer-config {}")
+    for connector, prefill, decode, said in (
+        ("nixl", 1, 0, "needs --decode"),
+        ("nixl", 0, 2, "needs --prefill"),
+        ("nicksl", 1, 1, "known: nixl, nixl_push, files, mooncake, multi"),
+        ("lmcache", 1, 1, "needs a server beside the engines"),
+        ("mooncake", 2, 1, "bootstrap port of its own"),
+    ):
+        (problem,) = connector_problems(connector, prefill, decode)
+        assert said in problem.what
+    assert connector_problems("nixl", 0, 0) == []

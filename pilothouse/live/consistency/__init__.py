@@ -1,0 +1,1 @@
+"""What engines are, and whether those that work together are alike."""

@@ -118,14 +118,7 @@ class Dispatcher:
 
     def _endpoint_seen(self, event: events.EndpointSeen) -> list[AnyCommand]:
         self.fleet.see(event)
-        self.index.add(
-            event.endpoint,
-            exact=event.exact,
-            kv_blocks=event.kv_blocks,
-            block_size=event.block_size,
-            store=event.store,
-            store_blocks=event.store_blocks,
-        )
+        self.index.see(event)
         return self._drain()
 
     def _endpoint_gone(self, event: events.EndpointGone) -> list[AnyCommand]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from pilothouse.core.assumed import BLOCKS_UNKNOWN, Lru
 from pilothouse.core.claims import CLAIMED_MAX, Claims
-from pilothouse.core.events import Tier
+from pilothouse.core.events import EndpointSeen, Tier
 from pilothouse.core.holders import prefix_lengths, slots_of
 from pilothouse.core.kvendpoint import Candidate, Claim, Known
 from pilothouse.core.kvstate import (
@@ -54,6 +54,11 @@ class KvIndex:
         self._lengths: list[int] = []
 
     # Endpoints
+
+    def see(self, seen: EndpointSeen) -> None:
+        """As `add`, from what was told of it."""
+        kv = {"kv_blocks": seen.kv_blocks, "block_size": seen.block_size, "store_blocks": seen.store_blocks}
+        self.add(seen.endpoint, exact=seen.exact, store=seen.store, **kv)
 
     def add(
         self,

@@ -148,6 +148,7 @@ class KvIndex:
         """The same for HBM alone, and for it together with the tiers below."""
         lower = self._layers.lower
         levels = reaches(self._hbm, [holders for _, holders in lower], blocks, self._stores)
+        self._lengths, self._asked, self._asked_state = levels[0], blocks, (self._hbm.changes, self._slots.live)
         slots = [self._known[candidate.id].slot for candidate in candidates]
         hbm, *below = [[lengths[slot] for slot in slots] for lengths in levels]
         return Prefixes(hbm, [(tier, lengths) for (tier, _), lengths in zip(lower, below, strict=True)])

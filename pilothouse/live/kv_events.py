@@ -56,7 +56,7 @@ class KvFeed:
         *,
         writes_through: bool = False,
     ) -> None:
-        """`writes_through`: what the engine computes is in its shared store as well, unless it speaks of that itself."""
+        """`writes_through`: what the engine computes is in its shared store as well, whatever it says of that."""
         self._writes_through = writes_through
         self.endpoint, self.source, self.names, self.settings = endpoint, source, names, settings
         self._emit, self._clock, self._context = emit, clock, context
@@ -284,6 +284,8 @@ class KvFeed:
                 self.names.forget()
                 reports.append(BlocksCleared(now_us, self.endpoint))
                 continue
+            if self._writes_through and self.names.tier(event) is not Tier.HBM:
+                continue
             mode = self.names.mode
             removed = isinstance(event, BlockRemoved)
             blocks = self.names.removed(event) if isinstance(event, BlockRemoved) else self.names.stored(event)
@@ -292,7 +294,6 @@ class KvFeed:
                 reports.append(BlocksCleared(now_us, self.endpoint))  # what was taken for direct is worthless
             self._counts.blocks += len(blocks)
             kind, tier = BlocksRemoved if removed else BlocksStored, self.names.tier(event)
-            self._writes_through = self._writes_through and tier is Tier.HBM
             last = reports[-1] if reports else None
             if isinstance(last, kind) and last.tier is tier:
                 last.blocks.extend(blocks)

@@ -2,8 +2,9 @@
 
 With a connector to a store (mooncake_store, lmcache) all pools of that connector share one, unless their `tiers.store`
 names say otherwise; it holds the KV of one model, as its keys do. Mooncake's engines report each block that they put into
-it. LMCache's server writes through, and vLLM's connector to it reports nothing: what an engine computes counts as stored
-there, until one of its events says otherwise. Neither says what the store drops.
+it, and never what it drops. LMCache's server writes through, and its events, if any, name chunks of its own size by
+hashes of its own: what an engine computes counts as stored there, and those events are passed over. (It keeps whole
+chunks: the end of a prompt may be missing.)
 """
 
 from enum import StrEnum

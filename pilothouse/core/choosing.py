@@ -73,8 +73,8 @@ class Chooser:
             self.seed,
             [self.fleet.speed(e) for e in candidates],
             self._expected_output(arrived),
-            held.fetch_us,
-            held.lower_tokens,
+            load_us=held.load_us,
+            lower_tokens=held.lower_tokens,
         )
 
     def is_splittable(self, request: Request) -> bool:
@@ -122,8 +122,6 @@ class Chooser:
             self.fleet.handover(endpoint).expected_us(uncached)
             for endpoint, uncached in zip(known.endpoints, known.uncached_tokens, strict=True)
         ]
-        if known.fetch_us:  # and what lower tiers hold comes as ever
-            fetch_us = [brought + fetched for brought, fetched in zip(fetch_us, known.fetch_us, strict=True)]
         return replace(known, uncached_tokens=[0] * len(known.endpoints), fetch_us=fetch_us)
 
     def _expected_output(self, arrived: Arrived) -> float:

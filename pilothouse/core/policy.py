@@ -35,7 +35,8 @@ class Known:
     seed: int
     speeds: list[Speed] = field(default_factory=list)  # what each endpoint's pool taught about step times
     output_tokens: float = OUTPUT_TYPICAL  # expected of the answer
-    fetch_us: list[float] = field(default_factory=list)  # until KV is there that is brought from elsewhere; empty = 0
+    fetch_us: list[float] = field(default_factory=list)  # until KV is there that is handed over; empty = 0
+    load_us: list[float] = field(default_factory=list)  # until what lower tiers hold of it is in HBM; empty = 0
     lower_tokens: list[list[int]] = field(default_factory=list)  # of `cached_tokens`, below HBM by tier; empty = none
 
     def fresh_tokens(self, arrived: Arrived) -> list[int]:
@@ -63,6 +64,7 @@ class Known:
             [self.speeds[i] for i in pick],
             self.output_tokens,
             [self.fetch_us[i] for i in pick] if self.fetch_us else [],
+            [self.load_us[i] for i in pick] if self.load_us else [],
             [self.lower_tokens[i] for i in pick] if self.lower_tokens else [],
         )
 

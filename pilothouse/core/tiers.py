@@ -22,10 +22,8 @@ class Cached:
     """Per candidate, what of a prompt need not be computed."""
 
     tokens: list[int]  # in all
-    lower_tokens: list[list[int]] = field(
-        default_factory=list
-    )  # of these, in each tier of `LOWER`; empty = none at all
-    fetch_us: list[float] = field(default_factory=list)  # until these are in HBM; empty = nothing to fetch
+    lower_tokens: list[list[int]] = field(default_factory=list)  # of these, in each tier of `LOWER`; empty = none
+    load_us: list[float] = field(default_factory=list)  # until these are in HBM; empty = nothing to load
 
 
 def cached(index: KvIndex, arrived: Arrived, candidates: list[Endpoint]) -> Cached:
@@ -46,11 +44,11 @@ def cached(index: KvIndex, arrived: Arrived, candidates: list[Endpoint]) -> Cach
             lower_tokens[i][place], reached[i] = upto - reached[i], upto
     if not any(map(any, lower_tokens)):
         return Cached(reached)
-    fetches = [fetch_us(e.seen, lower) for e, lower in zip(candidates, lower_tokens, strict=True)]
-    return Cached(reached, lower_tokens, fetches)
+    loads = [load_us(e.seen, lower) for e, lower in zip(candidates, lower_tokens, strict=True)]
+    return Cached(reached, lower_tokens, loads)
 
 
-def fetch_us(seen: EndpointSeen, lower_tokens: list[int]) -> float:
+def load_us(seen: EndpointSeen, lower_tokens: list[int]) -> float:
     """How long the endpoint takes to load so many tokens from each tier of `LOWER`."""
     if not any(lower_tokens):
         return 0.0

@@ -117,7 +117,7 @@ def test_the_time_is_bytes_through_the_rate_of_each_tier() -> None:
         dispatcher = world.dispatcher
         found = dispatcher.chooser.known(arrived("r", prompt="p:40"), [world.endpoint("a")], NOW, 0)
         us = token_bytes / 1e3 * (160 / usual[Tier.DRAM] + 480 / disk)
-        assert found.fetch_us == [pytest.approx(us)] and found.uncached_tokens == [1]
+        assert found.load_us == [pytest.approx(us)] and found.uncached_tokens == [1]
 
 
 def test_what_is_fetched_teaches_nothing_about_computing() -> None:
@@ -133,7 +133,7 @@ def test_filters_keep_it_aligned() -> None:
         arrived("r", prompt="p:10"), [world.endpoint("a"), world.endpoint("b")], NOW, 0
     )
     left = known.only([False, True])
-    assert left.lower_tokens == [[160, 0, 0]] and left.fetch_us == [known.fetch_us[1]] and left.cached_tokens == [160]
+    assert left.lower_tokens == [[160, 0, 0]] and left.load_us == [known.load_us[1]] and left.cached_tokens == [160]
 
 
 # Stores

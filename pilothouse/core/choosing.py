@@ -114,7 +114,8 @@ class Chooser:
         return Plan(choice, first, split) if split.split else Plan(whole, None, split)
 
     def _side(self, choice: Choice) -> Side:
-        return Side(choice.endpoint, self.fleet.speed(choice.endpoint), choice.cached_tokens, choice.uncached_tokens)
+        endpoint, cached, uncached = choice.endpoint, choice.cached_tokens, choice.uncached_tokens
+        return Side(endpoint, self.fleet.speed(endpoint), cached, uncached, choice.load_us)
 
     def _decode_known(self, known: Known) -> Known:
         """The same candidates, for a request whose KV is brought to them: nothing to compute, something to fetch."""

@@ -326,7 +326,7 @@ class Dispatcher:
             endpoint.cold_turn = self.decisions
         self.decisions += 1
         step = self.steps.begin(request, plan, self.now_us)
-        computed, request.fetches = choice.uncached_tokens if step is None else 0, choice.fetched
+        computed, request.loads = choice.uncached_tokens if step is None else 0, choice.load_us > 0
         self.fleet.charge(request, endpoint, computed, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)

@@ -127,6 +127,7 @@ class Side:
     speed: Speed
     cached_tokens: int  # of the prompt, in its KV cache
     uncached_tokens: int  # to be computed there; 0 where KV is brought
+    load_us: float = 0.0  # until those of the cached tokens that lie in lower tiers are in HBM
 
 
 class Decider(Policy, frozen=True):

@@ -48,7 +48,7 @@ class Choice:
     uncached_tokens: int
     why: Why
     cold: bool  # no endpoint that was scored held a block of the prompt
-    fetched: bool = False  # some of the cached tokens have to be fetched from a lower tier
+    load_us: float = 0.0  # until those of the cached tokens that lie in lower tiers are in HBM
 
 
 def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str, int], why_max: int) -> Choice | None:
@@ -86,8 +86,8 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
 
 def chosen(known: Known, i: int, why: Why) -> Choice:
     """The i-th, for these reasons."""
-    cached, fetched = known.cached_tokens, bool(known.lower_tokens) and any(known.lower_tokens[i])
-    return Choice(known.endpoints[i], cached[i], known.uncached_tokens[i], why, not any(cached), fetched)
+    cached, load_us = known.cached_tokens, known.load_us[i] if known.load_us else 0.0
+    return Choice(known.endpoints[i], cached[i], known.uncached_tokens[i], why, not any(cached), load_us)
 
 
 def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:

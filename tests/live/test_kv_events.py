@@ -562,6 +562,16 @@ def test_events_from_below_the_gpu_name_nothing_new() -> None:
     assert direct.stored(block_event([1], PROMPT[:2], medium="cpu")) == [1] and direct.mode == "unchecked"
 
 
+def test_the_short_events_of_native_offloading_are_understood() -> None:
+    """vLLM 0.32 names an offloaded block by its hash alone, unless `self_describing_kv_events` is set."""
+    short = {"medium": "CPU", "group_idx": 0, "locality": "LOCAL", "block_size": 0, "lora_id": None, "lora_name": None}
+    names = BlockNames(Dialect("sha256_cbor", 2))
+    event = block_event([1], [], **short)
+    assert (names.stored(event), names.tier(event), names.mode, names.wrong_size) == ([1], Tier.DRAM, "unchecked", 0)
+    gone = BlockRemoved([1], medium="STORAGE", group_idx=0, locality="REMOTE")
+    assert (names.removed(gone), names.tier(gone)) == ([1], Tier.REMOTE)
+
+
 def test_mapped_names_are_bounded() -> None:
     names = BlockNames(Own(block_size=2), blocks_max=3)
     assert len(names.stored(block_event([1, 2, 3, 4], PROMPT))) == 3

@@ -1,12 +1,15 @@
 """KV below the GPU: what it is worth, shared stores, and whose the reused tokens are."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, settings
 from hypothesis import given as given_any
 from hypothesis import strategies as st
+from rich.console import Console
 
+from pilothouse.cli import showing
 from pilothouse.core.commands import Reuse, Route
 from pilothouse.core.events import BlocksCleared, BlocksRemoved, BlocksStored, Tier
 from pilothouse.core.handover import TOKEN_BYTES
@@ -220,3 +223,15 @@ def test_a_conversation_that_has_to_move_says_where_it_was() -> None:
 
 def test_nothing_reused_nothing_told() -> None:
     assert reuse(given("a exact | b exact").when(arrived("r", prompt="p:10"))) == (None, "")
+
+
+def test_explain_shows_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = given("a exact cached=p:10 | b exact cached=p:4", "marginal_cost")
+    route = world.when(put("a", "p:30", Tier.DISK), arrived("r", prompt="p:30")).last_route()
+    console = Console(record=True, width=240)
+    monkeypatch.setattr(showing, "console", console)
+    monkeypatch.setattr(showing, "_decided", lambda journal, request: [route])
+    showing.explain("r", "", Path("journal"), False)
+    said = console.export_text()
+    assert "alone holds more of this prompt: 96 tokens beyond the shared prefix; shared prefix: 64 tokens" in said
+    assert "480 (160+0+320+0)" in said and "HBM+DRAM+disk+remote" in said

@@ -13,7 +13,7 @@ from pilothouse.build import pool_note
 from pilothouse.config.scenario_load import load_scenario
 from pilothouse.core.commands import Route
 from pilothouse.core.events import BlocksRemoved, BlocksStored, Tier
-from pilothouse.core.units import SECOND, Micros, RequestId
+from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import Engine, EngineSpec
@@ -27,6 +27,7 @@ from tests.sim.simulated import ENGINE, SIZE, Told, ask, dispatcher, fault, job_
 
 KV_BYTES = 100_000  # of a token
 DRAM, DISK = TierSpec(Tier.DRAM, 400, 10.0), TierSpec(Tier.DISK, 4000, 2.0)
+TINY = TierSpec(Tier.DRAM, 20, 10.0)  # less than many a prompt
 REMOTE = TierSpec(Tier.REMOTE, 4000, 5.0)
 SMALL = msgspec.structs.replace(ENGINE, kv_blocks=120)
 
@@ -92,21 +93,35 @@ def test_hits_are_those_of_a_naive_lru(asked: list[tuple[int, int]], dram: int, 
     assert driver.loads.blocks == {tier.tier: n for tier, n in zip(tiers, loaded, strict=True) if n}
 
 
-@given(st.integers(1, 1000))
-@settings(max_examples=5, deadline=None)
-def test_what_is_told_is_what_lies_there(seed: int) -> None:
-    driver, told = tiered(many(40, seed), DRAM, DISK, engines=2)
+@given(st.integers(1, 1000), st.sampled_from([(DRAM, DISK), (TINY,)]))
+@settings(max_examples=6, deadline=None)
+def test_what_is_told_is_what_lies_there(seed: int, tiers: tuple[TierSpec, ...]) -> None:
+    driver, told = tiered(many(40, seed), *tiers, engines=2)
     run_checked(driver)
     for host in driver.hosts.values():
-        assert host.engine.tiers is not None
-        for shelf in host.engine.tiers._shelves:
-            held: dict[int, None] = {}
-            changes = [*told.events(BlocksStored), *told.events(BlocksRemoved)]
-            mine = [e for e, _ in told.pairs if e in changes and (e.endpoint, e.tier) == (host.id, shelf.spec.tier)]
-            for event in mine:
-                for key in event.blocks:
-                    held.pop(key, None) if isinstance(event, BlocksRemoved) else held.update({key: None})
-            assert sorted(held) == sorted(shelf.used.keys())
+        engine = host.engine
+        assert engine.tiers is not None
+        evicted = engine.store.collect()[1]  # and told with the next step that ends
+        assert sorted(_told(told, host.id, Tier.HBM) - set(evicted)) == sorted(_hbm(engine))
+        for shelf in engine.tiers._shelves:
+            assert sorted(_told(told, host.id, shelf.spec.tier)) == sorted(shelf.used.keys())
+
+
+def _told(told: Told, endpoint: str, tier: Tier) -> set[BlockKey]:
+    held: set[BlockKey] = set()
+    for event, _ in told.pairs:
+        if isinstance(event, BlocksStored | BlocksRemoved) and (event.endpoint, event.tier) == (endpoint, tier):
+            held = held | set(event.blocks) if isinstance(event, BlocksStored) else held - set(event.blocks)
+    return held
+
+
+def _hbm(engine: Engine) -> list[BlockKey]:
+    found, stack = list[BlockKey](), list(engine.store._root.children.values())
+    while stack:
+        node = stack.pop()
+        found += node.keys[node.start : node.end]
+        stack += node.children.values()
+    return found
 
 
 # How long it takes

@@ -18,7 +18,7 @@ _LEFT_OUT = (
     "stream", "stream_options", "min_tokens", "stop", "stop_token_ids", "stop_sequences", "logprobs", "top_logprobs",
     "return_token_ids", "return_tokens_as_token_ids", "store", "include",
 )  # fmt: skip
-_SEVERAL = frozenset(["n", "best_of"])
+_SEVERAL = ("n", "best_of")
 # What returns more of the prompt than its KV, or needs more than its KV; and what somebody who may set it himself
 # (`clients.grants`) knows better about.
 _WHOLE = frozenset([
@@ -36,9 +36,11 @@ def is_splittable(path: str, fields: Mapping[str, Any], *, salted: bool = True) 
 
     salted   whether prompts with a `cache_salt` may be split
     """
-    if path not in _ONE_TOKEN or any(fields[name] for name in fields.keys() & _WHOLE):
+    if path not in _ONE_TOKEN or (
+        not _WHOLE.isdisjoint(fields) and any(fields[name] for name in fields if name in _WHOLE)
+    ):
         return False
-    if any(fields[name] not in (None, 1) for name in fields.keys() & _SEVERAL):
+    if any(fields.get(name) not in (None, 1) for name in _SEVERAL):
         return False
     if not salted and fields.get("cache_salt"):
         return False

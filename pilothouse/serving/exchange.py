@@ -42,7 +42,7 @@ class Exchange:
     """Between one client connection and whatever engine answers. Made when the request is complete."""
 
     # Values that most requests never change are the class's: forty assignments a request would be felt.
-    _arrived = _opened = _ended = _stream = _sse = _splittable = False
+    _arrived = _opened = _ended = _stream = _sse = _constrained = _splittable = False
     _carrier: Carrier | None = None
     _handover: Handover | None = None  # of the present attempt, if it has one
     _task: asyncio.Task[None] | None = None
@@ -240,7 +240,7 @@ class Exchange:
         head, plane, api = self._head, self._plane, self._api
         found, self._content_type = read_body(head, self._path, self._body, plane.settings.grants)
         self._model = model = find_model(found, api) or plane.directory.default_model() or ""
-        self._stream, self._body = found.stream, found.raw
+        self._stream, self._body, self._constrained = found.stream, found.raw, found.constrained
         if found.previous_response is not None or self._path.kind is STORED:
             self._pinned = find_pinned(plane.stored, head, self._path, found)
         if plane.contexts is not None:
@@ -289,7 +289,8 @@ class Exchange:
             output_tokens_max,
             self._session,
             None if self._pinned is None else EndpointId(self._pinned),
-            splittable=self._splittable,
+            self._constrained,
+            self._splittable,
         )
         self._plane.steering.arrive(arrived, self.answer)
 

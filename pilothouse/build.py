@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pilothouse import policies
+from pilothouse.config import speculating
 from pilothouse.config.policy import profile
 from pilothouse.config.scenario import Fault as PlannedFault
 from pilothouse.config.scenario import Replicas, Scenario, Slo
@@ -15,7 +16,7 @@ from pilothouse.config.scenario_load import hardware_of, policy_named, read_step
 from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.errors import JournalError
-from pilothouse.core.events import Role
+from pilothouse.core.events import Role, Tier
 from pilothouse.core.health import HealthSettings
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros
@@ -23,12 +24,14 @@ from pilothouse.journal.log import Header
 from pilothouse.perf.catalog import model_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
+from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
 from pilothouse.sim.admission import FirstChunk, WholePrompt
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
+from pilothouse.sim.tiers import TierSpec
 from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
@@ -108,7 +111,19 @@ def simulate(
 
     policy   a name, or a profile spelled out, as in the scenario's `policies`
     """
-    profile_, workload = policy_named(policy), recipe.make(seed, load)
+    return simulated(scenario, recipe.make(seed, load), policy, load, seed, progress)
+
+
+def simulated(
+    scenario: Scenario,
+    workload: Workload,
+    policy: object,
+    load: float = 1.0,
+    seed: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """The same with requests that are there already, whatever the scenario says of a workload. `load`: theirs."""
+    profile_ = policy_named(policy)
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
     driver = played(
         fleet(scenario, knowledge),
@@ -123,6 +138,7 @@ def simulate(
     tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
     notes = [goodput_note(general, tenants), *(pool_note(pool) for pool in scenario.pools)]
     notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
+    notes += [f"{count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()]
     return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
 
 
@@ -177,26 +193,44 @@ def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
 def _exchange(pool: Replicas) -> dict[str, Any]:
     """How a pool hands KV over, if it does."""
     if pool.role == "both":
-        return {}
-    model = model_named(pool.model)
+        return {"kv_token_bytes": _token_bytes(pool)} if _tiers(pool) else {}
     return {
         "role": Role(pool.role),
         "connector": "nixl",
         "exchange": f"{pool.model} {pool.precision} {pool.block_size}",
-        "kv_token_bytes": int(sequence_bytes(model, 1, SEQUENCE_TOKENS) / SEQUENCE_TOKENS),
+        "kv_token_bytes": _token_bytes(pool),
         "link_bytes_per_us": pool.link.gb_per_s * 1e3,
         "link_latency_us": pool.link.latency.us,
     }
+
+
+def _token_bytes(pool: Replicas) -> int:
+    return int(sequence_bytes(model_named(pool.model), 1, SEQUENCE_TOKENS) / SEQUENCE_TOKENS)
+
+
+def _tiers(pool: Replicas) -> list[TierSpec]:
+    spaces = {Tier.DRAM: pool.tiers.dram, Tier.DISK: pool.tiers.disk, Tier.REMOTE: pool.tiers.remote}
+    block_bytes = _token_bytes(pool) * (pool.block_size or 16)
+    return [
+        TierSpec(tier, max(1, int(space.gb * 1e9 / block_bytes)), space.gb_per_s)
+        for tier, space in spaces.items()
+        if space is not None
+    ]
 
 
 def engine_spec(pool: Replicas) -> EngineSpec:
     """One engine of a checked pool. Raises ConfigError if its file of step times is gone, KeyError for unknown names."""
     model, gpu, precision = hardware_of(pool)
     times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, pool.tp, precision)
-    size, blocks = pool.block_size or 16, pool.kv_blocks
+    size, blocks, drafts = pool.block_size or 16, pool.kv_blocks, pool.speculation
+    times = with_drafts(pool, times)
     if blocks is None:
         room = kv_gib(model, gpu, pool.tp, precision, pool.utilisation, pool.sequences, pool.batched_tokens) * GIB
-        blocks = int(room * SEQUENCE_TOKENS / sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)) // size
+        each = sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)
+        if drafts is not None:
+            weights, per_token = speculating.drafting_bytes(drafts, model, pool.tp)
+            room, each = room - weights, each + per_token * SEQUENCE_TOKENS
+        blocks = int(room * SEQUENCE_TOKENS / each) // size
     admission = WholePrompt() if pool.admission == "whole_prompt" else FirstChunk()
     return EngineSpec(
         times,
@@ -207,7 +241,17 @@ def engine_spec(pool: Replicas) -> EngineSpec:
         admission,
         prefix_cache=pool.prefix_cache,
         steps_ahead=int(pool.async_scheduling),
+        speculation=None if drafts is None else speculating.speculation_of(drafts),
+        tiers=_tiers(pool),
     )
+
+
+def with_drafts(pool: Replicas, times: StepTime) -> StepTime:
+    """Step times of a pool's engines, out of those that they have without its speculation."""
+    if pool.speculation is None:
+        return times
+    model, gpu, precision = hardware_of(pool)
+    return speculating.timed(pool.speculation, times, model, gpu, pool.tp, precision)
 
 
 def objectives(slo: Slo) -> Objectives:
@@ -229,7 +273,10 @@ def pool_note(pool: Replicas) -> str:
     off = "" if spec.step_time.error is None else f" (error {spec.step_time.error:.0%})"
     kv = f"{spec.kv_blocks:,} KV blocks of {spec.block_size} tokens each, {'given' if pool.kv_blocks else 'Estimated'}"
     times = f"step times {spec.step_time.label}{off}: {spec.step_time.source}"
-    return f"pool {pool.name}: {pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}, {kv}; {times}"
+    below = "".join(f", {tier.blocks:,} blocks in {tier.tier.value} at {tier.gb_per_s:g} GB/s" for tier in spec.tiers)
+    on = f"{pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}"
+    drafts = "" if pool.speculation is None else f"; {speculating.note(pool.speculation)}"
+    return f"pool {pool.name}: {on}, {kv}{below}; {times}{drafts}"
 
 
 def _knowledge_note(knowledge: CacheKnowledge) -> str:

@@ -20,7 +20,7 @@ from pilothouse.config import disaggregation
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
-from pilothouse.core.commands import Reject, Route
+from pilothouse.core.commands import Reject, Route, Scored, Why
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.policy import Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.journal.replay import routes, verify
@@ -81,7 +81,7 @@ def _manual(kind: str, registry: Registry[Any]) -> None:
 
 
 def status(control: str, as_json: bool) -> None:
-    data = _ask(control, "/status")
+    data = ask_gateway(control, "/status")
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
@@ -111,7 +111,7 @@ def _speculation(endpoint: dict[str, Any]) -> str:
 
 def explain(request_id: str, control: str, journal: Path | None, as_json: bool) -> None:
     if journal is None:
-        story = _ask(control, f"/explain/{request_id}")
+        story = ask_gateway(control, f"/explain/{request_id}")
         decisions = [(at_us, route) for at_us, route in zip(story["routed_us"], story["routes"], strict=True)]
         decided = [(at_us, msgspec.convert(route, Route)) for at_us, route in decisions]
     else:
@@ -135,10 +135,13 @@ def _decided(journal: Path, request_id: str) -> Iterator[Route]:
 
 
 def _story(story: dict[str, Any]) -> None:
-    first, cached = story["first_token_us"], story["cached_tokens"]
+    first, cached, prefilled = story["first_token_us"], story["cached_tokens"], story["prefilled_us"]
     parts = [f"{story['outcome'] or 'in flight'}", f"model {story['model']}", f"{story['prompt_tokens']} prompt tokens"]
+    if prefilled is not None:
+        parts.append(f"prompt computed elsewhere after {prefilled / 1000:.1f} ms")
     if first is not None:
-        parts.append(f"first token after {first / 1000:.1f} ms")
+        moved = "" if prefilled is None else f", {(first - prefilled) / 1000:.1f} ms after its prefill"
+        parts.append(f"first token after {first / 1000:.1f} ms{moved}")
     if cached is not None:
         parts.append(f"{cached} tokens served from cache")
     if story["rejected"]:
@@ -154,18 +157,30 @@ def _decision(route: Route, at_us: int | None) -> None:
         f"{route.cached_tokens} tokens expected from its cache; {why.considered} candidates"
         + "".join(f", {count} left out by {name}" for name, count in why.left_out.items())
         + (f"; {why.note}" if why.note else "")
+        + (f"; {why.reuse.told(route.endpoint)}" if why.reuse is not None else "")
     )
+    if why.split is not None:
+        console.print(f"  {'split' if why.split.split else 'whole'} by decider {why.split.decider}: {why.split.reason}")
+    if route.prefill is not None:
+        console.print(
+            f"  prompt computed by [bold]{route.prefill.endpoint}[/], KV handed over by {route.prefill.connector}"
+        )
+        _candidates(route.prefill.why, route.prefill.endpoint)
+    _candidates(why, route.endpoint)
+
+
+def _candidates(why: Why, chosen: str) -> None:
     table = _table(
-        "candidate", "total", *why.scorers, "cached", "queued prefill", "in flight", "engine runs", "engine waits",
-        "KV used", "report age",
+        "candidate", "total", *why.scorers, _cached_heading(why.candidates), "queued prefill", "in flight", "engine runs",
+        "engine waits", "KV used", "report age",
     )  # fmt: skip
     for c in why.candidates:
         table.add_row(
-            c.endpoint, f"{c.total:.4f}", *(f"{score:.4f}" for score in c.scores), str(c.cached_tokens),
+            c.endpoint, f"{c.total:.4f}", *(f"{score:.4f}" for score in c.scores), _cached(c),
             str(c.prefill_tokens), str(c.in_flight), _or_dash(c.reported_running), _or_dash(c.reported_waiting),
             "-" if c.kv_used_ratio is None else f"{c.kv_used_ratio:.0%}",
             "-" if c.report_age_us is None else f"{c.report_age_us / 1e6:.2f} s",
-            style="bold" if c.endpoint == route.endpoint else "",
+            style="bold" if c.endpoint == chosen else "",
         )  # fmt: skip
     console.print(table)
 
@@ -186,7 +201,7 @@ def replay(journal: Path, wants_verify: bool) -> None:
         raise typer.Exit(1)
 
 
-def _ask(control: str, path: str) -> Any:
+def ask_gateway(control: str, path: str) -> Any:
     """GET from a running gateway's control address."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -205,6 +220,18 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _cached_heading(candidates: list[Scored]) -> str:
+    return "cached (HBM+DRAM+disk+remote)" if any(c.lower_tokens for c in candidates) else "cached"
+
+
+def _cached(c: Scored) -> str:
+    """Tokens, and where they lie if not all are in HBM."""
+    if not c.lower_tokens:
+        return str(c.cached_tokens)
+    parts = [c.cached_tokens - sum(c.lower_tokens), *c.lower_tokens]
+    return f"{c.cached_tokens} ({'+'.join(map(str, parts))})"
 
 
 def _or_dash(value: int | None) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta, field
 
 from pilothouse.config.schema import SECOND, Settings, duration
+from pilothouse.config.speculating import Speculating
 from pilothouse.config.values import Duration
 from pilothouse.policies.profiles import DEFAULT
 
@@ -18,6 +19,21 @@ class Link(Settings, frozen=True, kw_only=True):
 
     gb_per_s: Annotated[float, Meta(gt=0, description="gigabytes per second that a transfer gets")] = 40.0
     latency: Annotated[Duration, Meta(description="of one transfer, whatever its size")] = duration(2_000)
+
+
+class Space(Settings, frozen=True, kw_only=True):
+    """One tier of KV below the GPU."""
+
+    gb: Annotated[float, Meta(gt=0, description="gigabytes of KV that it holds")]
+    gb_per_s: Annotated[float, Meta(gt=0, description="gigabytes per second at which one engine loads from it")]
+
+
+class SimulatedTiers(Settings, frozen=True, kw_only=True):
+    """Where KV lies that HBM has no room for. What an engine computes is written through to all of them."""
+
+    dram: Annotated[Space | None, Meta(description="of each engine")] = None
+    disk: Annotated[Space | None, Meta(description="of each engine")] = None
+    remote: Annotated[Space | None, Meta(description="one store for all engines of the pool")] = None
 
 
 class Replicas(Settings, frozen=True, kw_only=True):
@@ -49,6 +65,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
     step_time: Annotated[
         str | None, Meta(description="file of `pilothouse calibrate`; default: measured or estimated coefficients")
     ] = None
+    speculation: Annotated[Speculating | None, Meta(description="speculative decoding; default: none")] = None
     start_up: Annotated[Duration, Meta(description="from a start or restart until it serves")] = duration(60 * SECOND)
     role: Annotated[
         str,
@@ -59,6 +76,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
         ),
     ] = "both"
     link: Annotated[Link, Meta(description="of each engine of a prefill or decode pool")] = Link()
+    tiers: Annotated[SimulatedTiers, Meta(description="KV below the GPU; default: none")] = SimulatedTiers()
 
 
 class Lateness(Settings, frozen=True, kw_only=True):

@@ -97,7 +97,7 @@ def _times_us(arrived: Arrived, whole: Side, prefill: Side, handover_us: Micros)
     step_us = FIRST_STEPS * _step_us(whole)
     local_us = _queued_us(whole) + _prefill_us(arrived, whole) + step_us
     remote_us = _queued_us(prefill) + _prefill_us(arrived, prefill) + FIRST_STEPS * _step_us(prefill) + handover_us
-    return local_us, remote_us
+    return local_us + whole.load_us, remote_us + prefill.load_us
 
 
 def _queued_us(side: Side) -> float:

@@ -6,7 +6,7 @@ gateways are several dispatchers: each knows its own requests, and hears all eng
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.dispatcher import Dispatcher
@@ -34,6 +34,7 @@ from pilothouse.sim.hosts import Host
 from pilothouse.sim.jobs import Done, Job, Load
 from pilothouse.sim.probes import Probes
 from pilothouse.sim.samples import Sampler
+from pilothouse.sim.tiers import Loads
 from pilothouse.sim.transfers import Transfers
 from pilothouse.workload.requests import Workload
 
@@ -47,6 +48,7 @@ class Gateway:
 
     dispatcher: Dispatcher
     wake_us: Micros | None = None
+    heard: dict[EndpointId, Load] = field(default_factory=dict)  # last, of each engine
 
 
 class Driver:
@@ -72,6 +74,7 @@ class Driver:
         self.flights = self.clients.flights
         self.jobs: dict[RequestId, Flight] = {}  # attempts that a gateway still waits for
         self.probes, self.transfers = Probes(self), Transfers(self)
+        self.loads = Loads(self)
         self._gaps, self._tell_blocks, self._arrivals = gaps, tell_blocks, 0
         self._sampler = Sampler(self.agenda, hosts, samples_max) if samples_max else None
         self._groups = _groups(workload)
@@ -136,6 +139,7 @@ class Driver:
                 True,
                 None,  # nobody knows before how long an answer will be
                 planned.session,
+                constrained=planned.constrained,
             ),
         )
 
@@ -190,7 +194,14 @@ class Driver:
         request = planned.request if attempt == 1 else RequestId(f"{planned.request}/{attempt}")
         blocks, group = planned.blocks, self._groups[planned.tenant]
         job = Job(
-            request, blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks, group, handed=handed
+            request,
+            blocks,
+            planned.prompt_tokens,
+            planned.output_tokens,
+            planned.output_blocks,
+            group,
+            planned.constrained,
+            handed,
         )
         self._submit_soon(flight, route.endpoint, job)
 
@@ -264,6 +275,8 @@ class Driver:
         host.due_us = due_us
         if host.engine.handed.fetches:
             self.transfers.begin(host)
+        if host.engine.tiers is not None and host.engine.tiers.loads:
+            self.loads.begin(host)
 
     def _step(self, what: tuple[Host, Micros]) -> None:
         host, due_us = what
@@ -321,6 +334,11 @@ class Driver:
             self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksRemoved(at_us, endpoint, done.removed))
         if done.stored:
             self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksStored(at_us, endpoint, done.stored))
+        for tier, stored, removed in done.lower:
+            if removed:
+                self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksRemoved(at_us, endpoint, removed, tier))
+            if stored:
+                self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksStored(at_us, endpoint, stored, tier))
 
     # Load
 
@@ -337,7 +355,9 @@ class Driver:
     def _tell_loads(self, what: tuple[Gateway, list[tuple[EndpointId, Load]]]) -> None:
         gateway, loads = what
         for endpoint, load in loads:
-            event = LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio)
+            since = load.since(gateway.heard.get(endpoint))
+            gateway.heard[endpoint] = load
+            event = LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio, *since)
             self._tell(gateway, event)
 
 

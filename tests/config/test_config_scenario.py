@@ -45,6 +45,30 @@ def test_objectives_of_tenants_are_read() -> None:
 
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"pools": pool(speculation={"method": "eagle"})},
+        ["s: pools[0].speculation.method: Expected `str` matching regex '^(eagle3|mtp|draft_model|ngram|medusa|suffix)$'"],
+    ),
+    (
+        {"pools": pool(speculation={"method": "ngram", "draft_tokens": 9})},
+        [
+            ("s: pools[0].speculation.draft_tokens: needs `batched_tokens` of at least `sequences` x 10, 10240: each decode "
+            "takes 10; lower `sequences`, or draft less")
+        ],
+    ),
+    (
+        {"pools": pool(model="mixtral-8x7b", tp=2, speculation={"method": "draft_model"})},
+        [("s: pools[0].speculation.draft_model: is needed: the catalogue has no small model with the vocabulary of "
+         "mistralai/Mixtral-8x7B-v0.1")],
+    ),
+    (
+        {"pools": pool(speculation={"method": "ngram", "draft_model": "qwen3-0.6b"})},
+        ["s: pools[0].speculation.draft_model: is for the method draft_model, not for ngram"],
+    ),
+    (
+        {"workload": SMALL["workload"] | {"constrained": 1.5}},
+        ["s: workload.constrained: Expected `float` <= 1.0"],
+    ),
     ({"pols": []}, ["s: pols: unknown field, did you mean 'pools'?"]),
     ({"workload": {"kind": "open_lop"}}, ["s: workload.kind: unknown kind 'open_lop', did you mean 'open_loop'?"]),
     ({"workload": {"kind": "open_loop", "rate": 1, "duration": "5"}},
@@ -73,6 +97,12 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"faults": fault(lasts="0s")}, ["s: faults[0].lasts: must be more than 0; leave it out for a fault that stays"]),
     ({"pools": pool(kv_events=False), "faults": fault(kind="lost_kv_events")},
      ["s: faults[0].kind: pool 'a' reports no KV events that could be lost"]),
+    ({"pools": pool(role="prefill")}, ["s: pools: all are prefill pools: nobody answers"]),
+    ({"pools": pool(role="prefill") + pool(name="b", role="decode", precision="fp8")},
+     ["s: pools[0].role: no decode pool has this model in this precision: nobody can use its KV"]),
+    ({"pools": pool(role="prefill") + pool(name="b")},
+     ["s: pools[0].role: no decode pool has this model in this precision: nobody can use its KV"]),
+    ({"pools": pool(link={"gbps": 3})}, ["s: pools[0].link.gbps: unknown field, did you mean 'gb_per_s'?"]),
     ({"pools": pool(gpu="h10"), "loads": [-1]}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100'?",
                                                  "s: loads[0]: must be more than 0"]),
 ]  # fmt: skip

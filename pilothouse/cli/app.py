@@ -273,8 +273,10 @@ def calibrate(
 @app.command()
 @exits_with_problems
 def size(
-    model: Annotated[str, typer.Option(help="of the catalogue, a directory with config.json, or a hub name")],
-    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100")],
+    model: Annotated[
+        str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
+    ],
+    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")],
     tp: Annotated[int, typer.Option(min=1, help="tensor-parallel degree: GPUs of one engine")] = 1,
     pp: Annotated[int, typer.Option(min=1, help="pipeline stages")] = 1,
     dp: Annotated[int, typer.Option(min=1, help="data-parallel ranks that share experts")] = 1,

@@ -13,7 +13,7 @@ from pilothouse.perf.memory import KV_BYTES
 from pilothouse.perf.models import Model
 from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, Chat, chat
 from pilothouse.plan.document import Layout
-from pilothouse.plan.model_source import find_model, usual_precision
+from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
 from pilothouse.workload.lengths import Length, Lognormal
@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def size(asked: Asked) -> None:
-    model, gpu = find_model(asked.model), _named("--gpu", gpu_named, asked.gpu)
+    model, gpu = find_model(asked.model), find_gpu(asked.gpu)
     precision = (
         _named("--precision", precision_named, asked.precision)
         if asked.precision

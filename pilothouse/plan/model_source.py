@@ -1,21 +1,28 @@
-"""Any model by name: a directory with config.json, the catalogue, or the hub where there is a network."""
+"""Any model by name: a directory with config.json, the catalogue, a YAML entry like the catalogue's, or the hub.
+
+GPUs likewise: the catalogue, or a YAML entry of one's own. An entry has the fields of `perf/models.py` or `perf/gpus.py`.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.perf.catalog import model_named, precision_named
+from pilothouse.perf.catalog import Gpu, gpu_named, model_named, precision_named
 from pilothouse.perf.memory import Precision
 from pilothouse.perf.model_config import model_of
 from pilothouse.perf.models import Model
 
 QUANTISED = ("nvfp4", "mxfp4", "fp4", "fp8", "awq", "gptq", "w4a16", "int4", "w8a8", "int8")  # in names of checkpoints
 
+Entry = TypeVar("Entry", Model, Gpu)
+
 
 def find_model(name: str) -> Model:
     """Raises ConfigError: what is missing in the file, or the nearest known name."""
     path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return _entry(path, Model)
     if path.suffix == ".json" or (path / "config.json").exists():
         return model_of(_read(path if path.suffix == ".json" else path / "config.json"), name)
     if path.is_dir():
@@ -29,6 +36,16 @@ def find_model(name: str) -> Model:
     return model_of(_from_hub(name, said), name)
 
 
+def find_gpu(name: str) -> Gpu:
+    """Raises ConfigError: the nearest known name, or what is wrong with the file."""
+    if name.endswith((".yaml", ".yml")):
+        return _entry(Path(name), Gpu)
+    try:
+        return gpu_named(name)
+    except KeyError as unknown:
+        raise ConfigError([Problem("--gpu", f"{unknown.args[0]}; or name a YAML file with its limits")]) from None
+
+
 def usual_precision(model: Model, name: str) -> Precision:
     """Of the weights, where nobody says: as the name of the checkpoint tells, or as published."""
     words = name.lower().rpartition("/")[2].replace("_", "-").split("-")
@@ -36,11 +53,28 @@ def usual_precision(model: Model, name: str) -> Precision:
     return precision_named(told) if told else Precision(model.published)
 
 
+def _entry(path: Path, kind: type[Entry]) -> Entry:
+    from pilothouse.config.convert import convert
+    from pilothouse.config.load import read_yaml
+
+    data = read_yaml(_text(path), str(path))
+    problems: list[Problem] = []
+    entry = convert(kind, {"source": str(path)} | data if isinstance(data, dict) else data, "", problems)
+    if entry is None:
+        raise ConfigError([Problem(f"{path}: {problem.where}", problem.what) for problem in problems])
+    return entry
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
+        config = json.loads(_text(path))
     except ValueError as error:
         raise ConfigError([Problem(str(path), f"is not JSON: {error}")]) from None
     if not isinstance(config, dict):

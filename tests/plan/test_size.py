@@ -17,6 +17,7 @@ from pilothouse.perf.catalog import GPUS, MODELS, model_named
 from pilothouse.perf.memory import KV_BYTES, Precision
 from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, chat
 from pilothouse.plan.document import Layout
+from pilothouse.plan.model_source import usual_precision
 from pilothouse.plan.size import Size, size
 
 QWEN, CARD = model_named("Qwen/Qwen3.6-27B"), GPUS["rtx_pro_6000"]
@@ -112,6 +113,28 @@ def test_a_model_of_its_own_directory(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(shape))
     refused = told("--model", str(tmp_path), "--gpu", "l4")
     assert refused.exit_code == 2 and "lacks intermediate_size" in refused.output
+
+
+def test_entries_of_ones_own(tmp_path: Path) -> None:
+    model, gpu = tmp_path / "model.yaml", tmp_path / "gpu.yaml"
+    shape = "layers: 2, hidden: 128, heads: 4, kv_heads: 4, head_dim: 32, vocab: 1000, parameters_b: 0.5, active_b: 0.5"
+    limits = "memory_gib: 20, bandwidth_tbps: 1, bf16_tflops: 100, fp8_tflops: 0, fp4_tflops: 0, link_gbps: 32"
+    model.write_text(f"{{name: mine, {shape}}}")
+    gpu.write_text(f"{{name: card, {limits}}}")
+    answer = json.loads(told("--model", str(model), "--gpu", str(gpu), "--json").output)["size"]
+    assert (answer["model"], answer["gpu"], answer["memory_gib"]) == ("mine", "card", 18.0)
+    gpu.write_text(f"{{name: card, memory: 3, {limits}}}")
+    wrong = told("--model", str(model), "--gpu", str(gpu))
+    assert wrong.exit_code == 2 and "gpu.yaml: memory: unknown field" in wrong.output
+    gone = told("--model", str(tmp_path / "none.yaml"), "--gpu", "h100")
+    assert gone.exit_code == 2 and "cannot be read" in gone.output
+
+
+def test_the_name_of_a_checkpoint_tells_its_precision() -> None:
+    assert usual_precision(QWEN, "nvidia/Qwen3.6-27B-NVFP4") is Precision.FP4
+    assert usual_precision(QWEN, "Qwen/Qwen3.6-27B-FP8") is Precision.FP8
+    assert usual_precision(QWEN, "Qwen/Qwen3.6-27B") is Precision.BF16
+    assert usual_precision(model_named("gpt-oss-20b"), "gpt-oss-20b") is Precision.FP4
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ The rules, in the order in which they are asked:
 3. More tensor parallelism only where one request alone, on an idle engine, would miss its objectives.
 4. Pipeline stages only where a node does not hold the model with room for KV; one stage to a node.
 5. The rest of a node is data parallelism: of experts, ranks of one engine that share them (EP = TP x DP of a stage); of
-   dense models, engines of their own, which vLLM asks for and which routes better.
+   dense models, engines of their own, which vLLM asks for and which routes better. EPLB waits for a measured imbalance.
 6. Decode context parallelism for long contexts, where tensor parallelism would keep the same KV heads several times.
 7. Prefill context parallelism for long prompts whose first token would be late. It takes GPUs: TP x PCP to a copy.
 

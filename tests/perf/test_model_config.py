@@ -60,7 +60,18 @@ def test_what_is_calculated_is_what_is_published(row: dict[str, Any]) -> None:
     assert model.linear_state_mb == pytest.approx(row["linear_state_MB_per_seq_fp32_ssm"] or 0.0, abs=0.1)
     assert model.prediction_layers == (row["mtp_layers"] or 0)
     ours = MODELS[row["model"]]
-    same = ("layers", "hidden", "heads", "kv_heads", "vocab", "latent", "experts", "experts_per_token", "moe_layers")
+    same = (
+        "prediction_layers",
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "vocab",
+        "latent",
+        "experts",
+        "experts_per_token",
+        "moe_layers",
+    )
     for field in (*same, "attention_layers", "window_layers", "window", "expert_parameters", "tied_embeddings"):
         if not (model.latent and field == "kv_heads"):
             assert getattr(model, field) == getattr(ours, field), field

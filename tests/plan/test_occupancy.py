@@ -90,3 +90,16 @@ def test_nonsense_is_refused() -> None:
         sequences_that_fit(occupancy(1, 1), 100, 0.0)
     with pytest.raises(ValueError, match="zero"):
         of_pairs([(100, 0, 1.0)])
+
+
+def test_the_published_formula_forgets_that_long_answers_run_longer() -> None:
+    """llm-d's sizing guide: mean and variance of arriving requests, z = 2. In a steady state its number overflows often."""
+    prompt, output, space = 1000, (100, 1900), 200_000
+    mean, variance = 1000 + 1000 / 2, (1800**2 / 12) / 3 + 1000**2 / 12
+    root = (-2 * variance**0.5 + (4 * variance + 4 * mean * space) ** 0.5) / (2 * mean)
+    published, promised = int(root * root), 0.023
+    seen = steady_state(prompt, output, published, space)
+    assert seen > 10 * promised
+    assert seen == pytest.approx(overflow_probability(occupancy(prompt, output), space, published), abs=0.05)
+    ours = sequences_that_fit(occupancy(prompt, output), space, promised)
+    assert ours < published and steady_state(prompt, output, ours, space) <= 2 * promised

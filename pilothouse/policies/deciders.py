@@ -21,7 +21,9 @@ class Pays(Decider, frozen=True):
 
     With `others` 1 what counts is the mean time to the last token over all requests, with 0 the request's own first
     token. Short prompts and those that are cached at the decode endpoint stay whole where few decode, and so does what
-    the prefill pool has no time for; where many decode, even short prompts are computed elsewhere.
+    the prefill pool has no time for; where many decode, even short prompts are computed elsewhere. The default is a
+    little below 1, so that first tokens stay in time when both pools are full: chosen on `benchmarks/pd_decider.py`, one
+    value for all its workloads and fleets.
     Signals: KV index, in-flight ledger, learned speeds and handover times (all current).
     Source of the form: marginal cost of a job in a shared server, as `marginal_cost`.
     """
@@ -29,7 +31,7 @@ class Pays(Decider, frozen=True):
     name: ClassVar[str] = "pays"
     uses_speeds: ClassVar[bool] = True
 
-    others: float = 1.0
+    others: float = 0.7
     margin_us: Micros = Micros(0)  # by which splitting has to win
 
     def __post_init__(self) -> None:

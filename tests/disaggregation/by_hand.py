@@ -8,7 +8,6 @@ What an engine does alone is shown with these; what Pilothouse makes of it, by s
 
 import json
 import random
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
+from rig import metrics
 from rig.engines import Engine
 from rig.exchange import Exchange, bootstrap_port
 
@@ -120,18 +120,10 @@ def split_by_hand(exchange: Exchange, prefill: Engine, decode: Engine, prompt: l
 
 
 def metric(engine: Engine | Address, name: str, **labels: str) -> float:
-    """Sum of a metric of an engine over all samples with these labels; 0 if there are none."""
-    wanted = [f'{label}="{value}"' for label, value in labels.items()]
-    with urlopen(f"{engine.url}/metrics", timeout=10) as answer:
-        return sum(value for has, value in samples(answer.read().decode(), name) if all(each in has for each in wanted))
-
-
-def samples(text: str, name: str) -> Iterator[tuple[str, float]]:
-    """Labels and value of each line of a metric."""
-    for labels, value in re.findall(rf"^{re.escape(name)}({{.*}})? (\S+)$", text, re.MULTILINE):
-        yield labels, float(value)
+    """A number that an engine tells."""
+    return metrics.metric(engine.url, name, **labels)
 
 
 def fetched_tokens(engine: Engine | Address) -> float:
     """Prompt tokens whose KV came from outside, since the engine started."""
-    return metric(engine, "vllm:external_prefix_cache_hits_total")
+    return metrics.fetched_tokens(engine.url)

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--decider", default="pays", help="of the pair under interference")
     parser.add_argument("--skip", choices=["tokens", "interference"])
     args = parser.parse_args()
-    requests, rounds, long_prompts = (24, 1, 3) if args.quick else (args.requests, args.rounds, 8)
+    requests, rounds, long_prompts = (24, 1, 2) if args.quick else (args.requests, args.rounds, 8)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, Rig() as rig:
         if args.skip != "tokens":

@@ -31,7 +31,7 @@ SPLIT = [
 BOTH = [{"name": "b", "replicas": 8, **ENGINE}]
 SLO = {"ttft": "1s", "ttft_per_1k": "150ms", "tpot": "50ms"}
 LOADS = (0.2, 0.5, 0.8, 1.0, 1.2)
-SECONDS = 60
+SECONDS, SECONDS_QUICK = 60, 30
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -51,23 +51,24 @@ def spread(mean: int) -> list[int]:
     return [mean // 2, mean * 3 // 2]
 
 
-def open_loop(row: Row, rate: float) -> dict[str, Any]:
-    stages = [{"rate": rate, "duration": "20s", "reported": False}, {"rate": rate, "duration": f"{SECONDS}s"}]
+def open_loop(row: Row, rate: float, seconds: int) -> dict[str, Any]:
+    stages = [{"rate": rate, "duration": "20s", "reported": False}, {"rate": rate, "duration": f"{seconds}s"}]
     lengths = {"prompt_tokens": spread(row.prompt), "output_tokens": spread(row.output)}
     return {"kind": "open_loop", "stages": stages, **lengths}
 
 
-def workload(name: str) -> dict[str, Any]:
+def workload(name: str, seconds: int) -> dict[str, Any]:
     if name != "mix":
-        return open_loop(PARTS[name], PARTS[name].rate)
+        return open_loop(PARTS[name], PARTS[name].rate, seconds)
     tenants = [
-        {"name": part, "workload": open_loop(PARTS[part], PARTS[part].rate * share)} for part, share in MIX.items()
+        {"name": part, "workload": open_loop(PARTS[part], PARTS[part].rate * share, seconds)}
+        for part, share in MIX.items()
     ]
     return {"kind": "mix", "tenants": tenants}
 
 
-def scenario(name: str, pools: list[dict[str, Any]]) -> Ready:
-    return scenario_from_data({"name": name, "pools": pools, "workload": workload(name), "objectives": SLO})
+def scenario(name: str, pools: list[dict[str, Any]], seconds: int = SECONDS) -> Ready:
+    return scenario_from_data({"name": name, "pools": pools, "workload": workload(name, seconds), "objectives": SLO})
 
 
 def policy(decider: str) -> dict[str, Any]:
@@ -106,7 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     names, loads = args.rows.split(","), (0.5, 1.0) if args.quick else LOADS
     seeds = range(1, 2 if args.quick else args.seeds + 1)
-    scenarios = [scenario(name, pools) for name in names for pools in (SPLIT, BOTH)]
+    seconds = SECONDS_QUICK if args.quick else SECONDS
+    scenarios = [scenario(name, pools, seconds) for name in names for pools in (SPLIT, BOTH)]
     keys, tasks = [], []
     for i, name in enumerate(names):
         for load in loads:

@@ -20,18 +20,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from pilothouse.core.events import Role
-from pilothouse.live.launch_connector import LEASE_S, Side, transfer_config, transfer_variables
+from pilothouse.live.launch_connector import LEASE_S, PACKAGES, Side, transfer_config, transfer_variables
 from rig.engines import Engine, Rig, free_port, wait_until
 from rig.zygote import die_with_parent
 
-NEEDED = {  # modules; the rest comes with vLLM
-    "nixl": ("nixl",),
-    "nixl_push": ("nixl",),
-    "multi": ("nixl",),
-    "mooncake": ("mooncake", "nixl"),  # the second lends it libraries, see engine/install.py
-    "mooncake_store": ("mooncake", "nixl"),
-    "lmcache": ("lmcache",),
-}
 STORE = {  # of Mooncake: each engine gives this much memory to the common store
     "metadata_server": "P2PHANDSHAKE",
     "protocol": "tcp",
@@ -44,8 +36,10 @@ QUIET = {"LMCACHE_TRACK_USAGE": "false", "LMCACHE_DISABLE_BANNER": "1"}
 
 def lacking(connector: str) -> str:
     """Why engines cannot use this connector here; empty if they can."""
-    absent = [module for module in NEEDED.get(connector, ()) if not importlib.util.find_spec(module)]
-    return f"no {' and '.join(absent)} in this environment; install with: python engine/install.py" if absent else ""
+    module, distribution = PACKAGES.get(connector, ("vllm", "vllm"))
+    if importlib.util.find_spec(module):
+        return ""
+    return f"no {distribution} in this environment; install it with: python engine/install.py"
 
 
 class Exchange:

@@ -25,7 +25,7 @@ from pilothouse.core.events import Role
 from pilothouse.live.launch import Launcher, Replica, Settings, State
 from pilothouse.live.launch_command import Fleet
 from pilothouse.live.launch_connector import LEASE_S, connector_problems
-from pilothouse.live.launch_machine import inspect_machine
+from pilothouse.live.launch_machine import check_connector, inspect_machine
 from pilothouse.plugins import load_plugins
 from pilothouse.serving import gateway
 
@@ -110,6 +110,8 @@ async def _up(wanted: Wanted) -> None:
     prepare(yaml.safe_dump(first_look), "up")
     gateway.check_surroundings(from_data(first_look, "up"))
     machine = await asyncio.to_thread(inspect_machine)
+    if wanted.prefill:
+        check_connector(machine.vllm, wanted.connector)
     with Progress(console) as progress:
         launcher = Launcher(wanted.fleet, machine, Settings(log_directory=wanted.logs), progress.changed, progress.line)
         data = config_of(wanted, launcher.replicas)

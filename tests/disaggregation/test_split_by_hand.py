@@ -4,8 +4,9 @@ import pytest
 
 from pilothouse.config.load import from_data
 from pilothouse.core.events import Role
+from pilothouse.live.launch_connector import NAMES
 from rig.engines import Engine
-from rig.exchange import NEEDED, Exchange
+from rig.exchange import Exchange
 from tests.disaggregation.by_hand import fetched_tokens, split_by_hand, varied_prompt, whole
 
 pytestmark = pytest.mark.engine
@@ -15,7 +16,7 @@ STORES = ("mooncake_store", "lmcache")
 WHOLE_PROMPT = ("nixl", "nixl_push", "mooncake", "multi")  # others hand over full blocks only
 
 
-@pytest.mark.parametrize("connector", ["files", *NEEDED])
+@pytest.mark.parametrize("connector", NAMES)
 def test_a_split_gives_the_tokens_of_one_engine(
     connector: str, pair: tuple[Exchange, Engine, Engine], single: Engine
 ) -> None:

@@ -69,6 +69,10 @@ def states(control: str) -> list[str]:
 
 def test_a_pair_that_up_has_started_exchanges_kv(control: str, single: Engine) -> None:
     found = {endpoint["endpoint"]: endpoint for endpoint in endpoints(control)}
+    assert {name: endpoint["role"] for name, endpoint in found.items()} == {
+        "prefill-0": "prefill",
+        "decode-0": "decode",
+    }
     prefill, decode = Address(found["prefill-0"]["url"]), Address(found["decode-0"]["url"])
     prompt = varied_prompt(1)
     computed = completion(prefill, prompt, PLEASE_PREFILL, "up", max_tokens=1)

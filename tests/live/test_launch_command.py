@@ -9,7 +9,7 @@ import pytest
 from pilothouse.core.errors import ConfigError
 from pilothouse.live.launch_command import Fleet, Machine, ReplicaCommand, name_of, replica_commands, split_options
 from pilothouse.live.launch_connector import LEASE_S, MENDED, MENDED_FOLDER, NAMES, SERVED, connector_problems
-from pilothouse.live.launch_machine import free_ports, gpu_numbers, visible_gpus
+from pilothouse.live.launch_machine import check_connector, free_ports, gpu_numbers, visible_gpus
 
 CPU = Machine(vllm="vllm", cpu_build=True, cores=8)
 GPUS = Machine(vllm="vllm", cpu_build=False, cores=64, gpus=("0", "1", "2", "3"))
@@ -213,3 +213,13 @@ def test_pairs_that_cannot_be_are_refused() -> None:
         (problem,) = connector_problems(connector, prefill, decode)
         assert said in problem.what
     assert connector_problems("nixl", 0, 0) == []
+
+
+def test_a_connector_whose_library_is_not_there_is_refused_before_an_engine_starts(tmp_path: Path) -> None:
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    (packages / "nixl").mkdir(parents=True)
+    vllm = str(tmp_path / "bin" / "vllm")
+    for connector in ("nixl", "nixl_push", "multi", "files"):
+        check_connector(vllm, connector)
+    with pytest.raises(ConfigError, match="mooncake needs mooncake-transfer-engine in vLLM's environment"):
+        check_connector(vllm, "mooncake")

@@ -8,7 +8,7 @@ import msgspec
 
 from pilothouse.core.commands import Abort, AnyCommand
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import AnyEvent, Arrived, Cancelled, Failed, Finished, FirstToken, Tick
+from pilothouse.core.events import AnyEvent, Arrived, Cancelled, Failed, Finished, FirstToken, PrefillDone, Tick
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.journal.log import Writer
 from pilothouse.live.clock import Clock
@@ -41,7 +41,7 @@ class Driver:
         self._answers[arrived.request] = answer
         self.post(arrived)
 
-    def tell(self, event: FirstToken | Finished | Failed | Cancelled) -> None:
+    def tell(self, event: PrefillDone | FirstToken | Finished | Failed | Cancelled) -> None:
         kind = type(event)
         if kind is Finished or kind is Cancelled or (kind is Failed and event.sent):  # type: ignore[union-attr]
             self._answers.pop(event.request, None)

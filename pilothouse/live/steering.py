@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pilothouse.core.commands import AnyCommand
-from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken
+from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken, PrefillDone
 
 Answer = Callable[[AnyCommand], None]
 
@@ -19,4 +19,4 @@ class Steering(Protocol):
 
     def arrive(self, arrived: Arrived, answer: Answer) -> None: ...
 
-    def tell(self, event: FirstToken | Finished | Failed | Cancelled) -> None: ...
+    def tell(self, event: PrefillDone | FirstToken | Finished | Failed | Cancelled) -> None: ...

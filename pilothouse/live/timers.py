@@ -24,12 +24,17 @@ class Timed(Protocol):
 
 
 class Timers:
-    """The wheel. `start` and `stop` belong to whoever owns the event loop."""
+    """The wheel. `start` and `stop` belong to whoever owns the event loop.
+
+    `awake_us` is the turn before the last one: whatever is read now was not there to be read then, unless the loop has
+    been stopped since.
+    """
 
     def __init__(self, clock: Clock, tick_us: int = 100_000) -> None:
         self._now_us, self._tick_us = clock.now_us, tick_us
         self._slots: dict[int, list[Timed]] = {}
         self._done = self._now_us() // tick_us
+        self.awake_us = self._turned_us = 0
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -53,6 +58,7 @@ class Timers:
 
     def turn(self, now_us: int) -> None:
         """Looks at every member whose slot has come."""
+        self.awake_us, self._turned_us = self._turned_us, now_us
         last = now_us // self._tick_us
         first, self._done = self._done + 1, max(self._done, last)
         if last - first < len(self._slots):

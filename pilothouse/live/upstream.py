@@ -70,9 +70,12 @@ class Pool:
         self._idle: list[EngineConnection] = []
         self._opening: set[Opening] = set()
 
-    def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
-        """Sends one request. The receiver hears of it later, never during this call, but for `carried_by`."""
-        while self._idle:
+    def send(self, receiver: Receiver, head: bytes, body: bytes, *, once: bool = False) -> None:
+        """Sends one request. The receiver hears of it later, never during this call, but for `carried_by`.
+
+        once   never a second time: it goes out on a fresh connection
+        """
+        while self._idle and not once:
             connection = self._idle.pop()
             if connection.is_usable():
                 receiver.carried_by(connection)

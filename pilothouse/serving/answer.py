@@ -18,7 +18,7 @@ class AnswerWriter:
         self.is_delimited = length is not None or minor == 1  # the client sees the end without the connection's end
         self.is_event_stream = head.status < 300 and head.media[:17].lower() == b"text/event-stream"
 
-    def head(self, shown: str, endpoint: str, cached_tokens: int, attempts: int, keep: bool) -> bytes:
+    def head(self, shown: str, endpoint: str, cached_tokens: int, attempts: int, keep: bool, prefill: str) -> bytes:
         """Everything before the body."""
         head = self._head
         if head.copied is None:
@@ -30,6 +30,8 @@ class AnswerWriter:
             more = b"content-length: %d\r\n" % self._length
         if attempts > 1:
             more += b"x-pilothouse-attempts: %d\r\n" % attempts
+        if prefill:
+            more += b"x-pilothouse-prefill: %b\r\n" % prefill.encode("latin-1", "replace")
         if not keep or not self.is_delimited:
             more += b"connection: close\r\n"
         return b"%b%bx-request-id: %b\r\nx-pilothouse-endpoint: %b\r\nx-pilothouse-cached-tokens: %d\r\n\r\n" % (

@@ -6,11 +6,12 @@ from pilothouse.core.errors import ClientError
 from pilothouse.serving.head import Head
 from pilothouse.serving.plane import StoredResponses
 from pilothouse.serving.routes import Api, Kind, Path
-from pilothouse.wire.openai import Inspected, inspect_form, inspect_json
+from pilothouse.wire.openai import Inspected, inspect_form, inspect_json, session_key
 
 JSON = b"application/json"
 _OTHER = Api.OTHER  # members are slow to look up
 _STORED = Kind.STORED
+_MODEL_REQUIRED = frozenset([Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.MESSAGES])
 _NO_BODY = Inspected(b"", {}, None, False, None, None, None)
 
 
@@ -27,6 +28,21 @@ def read_body(head: Head, path: Path, body: bytes, grants: Collection[str]) -> t
     if media == b"multipart/form-data" and path.api is _OTHER:
         return inspect_form(body, grants), declared
     raise ClientError("the content type must be application/json", status=415, code="unsupported_media_type")
+
+
+def find_model(found: Inspected, api: Api) -> str | None:
+    """The model asked for; None where a request need not name one. Raises ClientError."""
+    if found.model is None and api in _MODEL_REQUIRED:
+        raise ClientError("the field 'model' is required", param="model", code="missing_model")
+    return found.model
+
+
+def find_session(head: Head, found: Inspected, field: bytes) -> int:
+    """The key of the conversation that the request is part of; 0 for none."""
+    named = head.fields.get(field)
+    if named is not None:
+        return session_key(named.decode("latin-1"))
+    return 0 if found.session is None else session_key(found.session)
 
 
 def find_pinned(stored: StoredResponses, head: Head, path: Path, found: Inspected) -> str | None:

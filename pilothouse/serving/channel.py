@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from pilothouse.core.commands import Abort, Reject, Route
-from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken
+from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken, PrefillDone
 from pilothouse.live.directory import TokenStatus
 from pilothouse.live.models import ServedModel
 from pilothouse.serving.record import Record
@@ -46,7 +46,7 @@ class ModelsServed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     served: dict[str, ServedModel]
 
 
-FromWorker = Arrived | FirstToken | Finished | Failed | Cancelled | Observed | TokensTold | Stored
+FromWorker = Arrived | PrefillDone | FirstToken | Finished | Failed | Cancelled | Observed | TokensTold | Stored
 FromPicker = Route | Reject | Abort | ModelsServed | Stored
 
 

@@ -2,7 +2,7 @@
 
 States follow one another: describing, waiting for a route, sent to an engine, opened (the client has seen bytes), ended. Until
 it is opened a failed attempt can be repeated elsewhere; the head is therefore held until the first byte of the body. Every
-path to the end goes through `_end`, which acts once.
+path to the end goes through `_end`, which acts once. If another engine computes the prompt first, `handover.py` leads there.
 """
 
 import asyncio
@@ -13,37 +13,38 @@ from typing import TYPE_CHECKING
 from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.errors import ClientError
 from pilothouse.core.events import Arrived, Cancelled, Failed, FailureKind, Finished, FirstToken
-from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
-from pilothouse.live.upstream import AnswerHead, Carrier
+from pilothouse.core.units import BlockKey, EndpointId, Micros
+from pilothouse.live.upstream import AnswerHead, Carrier, Receiver
 from pilothouse.serving import status as tables
 from pilothouse.serving.answer import AnswerWriter
-from pilothouse.serving.body import find_pinned, read_body
+from pilothouse.serving.body import find_model, find_pinned, find_session, read_body
+from pilothouse.serving.handover import Asked, Handover
 from pilothouse.serving.head import Head
-from pilothouse.serving.headers import engine_head
+from pilothouse.serving.headers import engine_head, head_start
 from pilothouse.serving.plane import Describer, Plane, Prompt
 from pilothouse.serving.record import ITL_BOUNDS_US, Record
 from pilothouse.serving.routes import Api, Kind, Path
 from pilothouse.serving.status import Refusal
-from pilothouse.wire.openai import Inspected, session_key
-from pilothouse.wire.usage import StreamUsage, Usage, first_status, response_id
+from pilothouse.wire.openai import Inspected
+from pilothouse.wire.transfer.bodies import is_splittable
+from pilothouse.wire.usage import StreamUsage, Usage, first_status
 
 if TYPE_CHECKING:
     from pilothouse.serving.connection import ClientConnection
 
 BYTES_PER_TOKEN = 4  # estimate for prompts that nobody describes
 USAGE_TAIL_BYTES = 65_536  # of a unary answer, searched for its counts
-RESPONSE_ID_BYTES = 4_096  # of the first body bytes, searched for the id of a stored response
 _BUCKETS = len(ITL_BOUNDS_US) + 1
 OTHER, RESPONSES, STORED = Api.OTHER, Api.RESPONSES, Kind.STORED  # members are slow to look up
-_MODEL_REQUIRED = frozenset([Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.MESSAGES])
 
 
 class Exchange:
     """Between one client connection and whatever engine answers. Made when the request is complete."""
 
     # Values that most requests never change are the class's: forty assignments a request would be felt.
-    _arrived = _opened = _ended = _stream = _sse = False
+    _arrived = _opened = _ended = _stream = _sse = _splittable = False
     _carrier: Carrier | None = None
+    _handover: Handover | None = None  # of the present attempt, if it has one
     _task: asyncio.Task[None] | None = None
     _prompt: Prompt | None = None
     _route: Route | None = None
@@ -62,8 +63,7 @@ class Exchange:
         self._api, self._bytes_in = path.api, len(body)
         self._now = plane.clock.now_us
         self._at_us: int = self._now()
-        self._shown, request = plane.ids.of(head.fields.get(b"x-request-id"))
-        self._request: RequestId = request  # type: ignore[assignment]  # a call saved
+        self._shown, self._request = plane.ids.of(head.fields.get(b"x-request-id"))
 
     # -- from the client's side
 
@@ -82,7 +82,7 @@ class Exchange:
             return
         if self._task is not None:
             self._task.cancel()
-        self._drop_carrier()
+        self.let_go()
         self._end(Cancelled(self._now(), self._request), "cancelled", tables.CLIENT_GONE)
 
     def pause(self) -> None:
@@ -108,8 +108,8 @@ class Exchange:
                 self._arrived = False  # the steering has ended it
                 self._refuse(tables.rejected(command))
             elif isinstance(command, Abort) and self._carrier is not None:
-                self._drop_carrier()
-                self.failed(FailureKind.TIMEOUT, "aborted: the engine hangs")
+                at_prefill = self._handover is not None and self._handover.prefill == command.endpoint
+                self.give_up(FailureKind.TIMEOUT, "aborted: the engine hangs", prefill=at_prefill)
         except Exception as error:  # noqa: BLE001 - the boundary of one request
             self.crashed(error)
 
@@ -142,8 +142,11 @@ class Exchange:
             if data and self._sse:
                 self._itl[bisect_left(ITL_BOUNDS_US, now_us - self._heard_us)] += 1
         elif self._sse and (failure := tables.failure_of(first_status(data))) is not None:
-            self._drop_carrier()
+            self.let_go()
             self.failed(failure, "the engine answered an error as a stream")
+            return
+        elif self._handover is not None and self._handover.is_late(now_us):
+            self.give_up(FailureKind.EXPIRED, "the KV was not here in time")
             return
         else:
             out = self._open(writer, now_us) + writer.frame(data, last)
@@ -158,8 +161,8 @@ class Exchange:
                 self._usage.feed(data)
             else:
                 self._tail = (self._tail + data)[-USAGE_TAIL_BYTES:] if self._tail else data
-            if self._chunks == 1 and self._api is RESPONSES:
-                self._learn(data)
+            if self._chunks == 1 and self._api is RESPONSES and self._route is not None:
+                self._plane.stored.read(data, self._route.endpoint)
         if last:
             self._finish(now_us)
 
@@ -176,14 +179,17 @@ class Exchange:
         self._chunks += 1
         self._bytes_out += len(data)
 
-    def failed(self, kind: FailureKind, what: str) -> None:
+    def failed(self, kind: FailureKind, what: str, *, prefill: bool = False) -> None:
         """The attempt failed: the steering decides what next, unless the client has seen bytes."""
         if self._ended:
             return
         self._carrier = None
         if not self._opened:
-            self._answer = None
-            self._plane.steering.tell(Failed(self._now(), self._request, kind, False))
+            handover, self._handover, self._answer = self._handover, None, None
+            if handover is not None:
+                prefill = prefill or handover.is_suspect(kind)
+                handover.drop()
+            self._plane.steering.tell(Failed(self._now(), self._request, kind, False, prefill))
             return
         if self._sse and self._answer is not None:
             whole = self._usage is None or self._usage.ends_whole()
@@ -195,6 +201,19 @@ class Exchange:
         self._end(Failed(self._now(), self._request, kind, True), "failed", self._status, kind.value)
         self._client.done(keep)
 
+    def give_up(self, kind: FailureKind, what: str, *, prefill: bool = False) -> None:
+        """The attempt is given up by us."""
+        self.let_go()
+        self.failed(kind, what, prefill=prefill)
+
+    def let_go(self) -> None:
+        """Stops whatever is under way at engines."""
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.abort(self)
+        if self._handover is not None:
+            self._handover.drop()
+
     def crashed(self, error: Exception) -> None:
         """A bug of ours, contained here: the request ends, the gateway does not."""
         context = {"message": f"request {self._request} crashed", "exception": error}
@@ -202,7 +221,7 @@ class Exchange:
         if self._ended:
             self._client.cut()
             return
-        self._drop_carrier()
+        self.let_go()
         if self._opened:
             self._client.cut()
             with suppress(Exception):  # the steering itself may be what is broken
@@ -220,23 +239,17 @@ class Exchange:
     def _begin(self) -> None:
         head, plane, api = self._head, self._plane, self._api
         found, self._content_type = read_body(head, self._path, self._body, plane.settings.grants)
-        model = found.model
-        if model is None:
-            if api in _MODEL_REQUIRED:
-                raise ClientError("the field 'model' is required", param="model", code="missing_model")
-            model = plane.directory.default_model() or ""
-        self._model, self._stream, self._body = model, found.stream, found.raw
+        self._model = model = find_model(found, api) or plane.directory.default_model() or ""
+        self._stream, self._body = found.stream, found.raw
         if found.previous_response is not None or self._path.kind is STORED:
             self._pinned = find_pinned(plane.stored, head, self._path, found)
         if plane.contexts is not None:
             trace, self._trace_parent = plane.contexts.child(head.fields.get(b"traceparent"))
             self._trace = trace.decode()
-        session = head.fields.get(plane.settings.session_field)
-        if session is not None:
-            self._session = session_key(session.decode("latin-1"))
-        elif found.session is not None:
-            self._session = session_key(found.session)
-        describer = None if api is OTHER or self._is_huge(found) else plane.directory.tokens(model)
+        self._session = find_session(head, found, plane.settings.session_field)
+        self._splittable = is_splittable(head.path, found.fields, salted=plane.settings.salted_splits)
+        huge = plane.settings.is_huge(len(found.raw), found.fields.get("messages"))
+        describer = None if api is OTHER or huge else plane.directory.tokens(model)
         if describer is None:
             self._arrive(None, found.output_tokens_max)
             return
@@ -244,15 +257,7 @@ class Exchange:
         if prompt is not None:
             self._arrive(prompt, found.output_tokens_max)
             return
-        self._task = asyncio.get_running_loop().create_task(self._describe_slowly(describer, found), name="describe")
-        plane.tasks.add(self._task)
-        self._task.add_done_callback(plane.tasks.discard)
-
-    def _is_huge(self, found: Inspected) -> bool:
-        """Whether describing the prompt would hold up everybody else."""
-        limits, messages = self._plane.settings, found.fields.get("messages")
-        many = isinstance(messages, list) and len(messages) > limits.described_messages_max
-        return many or len(found.raw) > limits.described_bytes_max
+        self._task = plane.spawn(self._describe_slowly(describer, found), "describe")
 
     async def _describe_slowly(self, describer: Describer, found: Inspected) -> None:
         try:
@@ -284,24 +289,27 @@ class Exchange:
             output_tokens_max,
             self._session,
             None if self._pinned is None else EndpointId(self._pinned),
+            splittable=self._splittable,
         )
         self._plane.steering.arrive(arrived, self.answer)
 
     def _send(self, route: Route) -> None:
         self._route, self._attempts, self._expected = route, self._attempts + 1, route.cached_tokens
+        if route.prefill is None:
+            self.post(self, route.url, self._body, self._request)
+            return
+        asked = Asked(self._request, self._attempts, self._head.path, self._body, self._stream, self._prompt)
+        self._handover = Handover(self, self._plane, route, asked)
+        self._handover.begin()
+
+    def post(self, receiver: Receiver, url: str, body: bytes, name: str, *, once: bool = False) -> None:
+        """Sends a body to an engine under the client's head; the engine knows the request by `name`."""
         plane, head = self._plane, self._head
-        pool = plane.upstream.pool(route.url)
-        target = f"{head.path}?{head.query}" if head.query and self._api is OTHER else head.path
-        start = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (head.method.encode(), target.encode(), pool.authority)
-        key = plane.directory.engine_key(self._model)
-        if key is not None:
-            start += b"authorization: Bearer " + key.encode() + b"\r\n"
-        elif not plane.settings.client_keys and b"authorization" in head.fields:
-            start += b"authorization: " + head.fields[b"authorization"] + b"\r\n"
-        length, peer = len(self._body), self._client.peer
-        pool.send(
-            self, engine_head(head, start, self._request, self._content_type, length, peer, self._trace), self._body
-        )
+        pool = plane.upstream.pool(url)
+        key, ours = plane.directory.engine_key(self._model), bool(plane.settings.client_keys)
+        start = head_start(head, pool.authority, key, queried=self._api is OTHER, keyed=ours)
+        more = (self._content_type, len(body), self._client.peer, self._trace)
+        pool.send(receiver, engine_head(head, start, name, *more), body, once=once)
 
     # -- the way back
 
@@ -313,14 +321,12 @@ class Exchange:
             self._itl = [0] * _BUCKETS
         if self._client.is_write_paused:
             self.pause()
+        if self._handover is not None:
+            self._handover.opened(now_us)
         assert self._route is not None
-        keep = self._client.may_keep_alive
-        return writer.head(self._shown, self._route.endpoint, self._expected, self._attempts, keep)
-
-    def _learn(self, data: bytes) -> None:
-        response = response_id(data[:RESPONSE_ID_BYTES])
-        if response is not None and self._route is not None:
-            self._plane.stored.made(response, self._route.endpoint)
+        step, keep = self._route.prefill, self._client.may_keep_alive
+        prefill = "" if step is None else step.endpoint
+        return writer.head(self._shown, self._route.endpoint, self._expected, self._attempts, keep, prefill)
 
     def _finish(self, now_us: int) -> None:
         usage, output = Usage(), None
@@ -357,7 +363,7 @@ class Exchange:
         if done is None and self._usage is not None:  # cut short: what was seen until then
             done = Finished(self._now(), self._request, output_tokens=self._usage.output_tokens())
         counts = (None, None, None) if done is None else (done.prompt_tokens, done.cached_tokens, done.output_tokens)
-        prompt, route = self._prompt, self._route
+        prompt, route, way = self._prompt, self._route, self._handover
         self._plane.observe(
             Record(
                 self._request,
@@ -384,11 +390,9 @@ class Exchange:
                 self._session,
                 self._trace,
                 self._trace_parent,
+                "" if way is None else way.prefill,
+                None if way is None else way.prefill_us,
+                None if way is None else way.transfer_us,
                 self._itl,
             )
         )
-
-    def _drop_carrier(self) -> None:
-        carrier, self._carrier = self._carrier, None
-        if carrier is not None:
-            carrier.abort(self)

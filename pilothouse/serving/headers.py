@@ -36,6 +36,22 @@ _answered: dict[bytes, bytes | None] = {}  # header name as an engine spells it 
 _STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
 
 
+def head_start(head: Head, authority: bytes, key: str | None, *, queried: bool, keyed: bool) -> bytes:
+    """Request line, host and authorization of a request to an engine.
+
+    key       the engine's own
+    queried   the client's query goes with it
+    keyed     the client's key was for us, not for the engine
+    """
+    target = f"{head.path}?{head.query}" if head.query and queried else head.path
+    start = b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (head.method.encode(), target.encode(), authority)
+    if key is not None:
+        return start + b"authorization: Bearer " + key.encode() + b"\r\n"
+    if not keyed and b"authorization" in head.fields:
+        return start + b"authorization: " + head.fields[b"authorization"] + b"\r\n"
+    return start
+
+
 def engine_head(
     head: Head, start: bytes, request: str, content_type: bytes | None, length: int, peer: bytes, trace: str = ""
 ) -> bytes:

@@ -122,7 +122,8 @@ class Desk:
 
     def _answer(self, command: AnyCommand) -> None:
         if isinstance(command, Route):
-            command = msgspec.structs.replace(command, why=NOTHING)
+            step = command.prefill and msgspec.structs.replace(command.prefill, why=NOTHING)
+            command = msgspec.structs.replace(command, why=NOTHING, prefill=step)
         self.channel.send(command)
         if command.request not in self._picker.dispatcher.requests:
             self._requests.pop(command.request, None)

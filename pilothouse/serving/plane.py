@@ -1,12 +1,14 @@
 """What all connections of one front door share: settings, collaborators, and the counts that are bounded."""
 
+import asyncio
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pilothouse.core.units import RequestId
 from pilothouse.live.clock import Clock
 from pilothouse.live.steering import Steering
 from pilothouse.live.timers import Timers
@@ -14,11 +16,12 @@ from pilothouse.live.upstream import Upstream
 from pilothouse.serving.record import Observe
 from pilothouse.serving.settings import FrontSettings
 from pilothouse.serving.tracing import Contexts
+from pilothouse.wire.usage import response_id
 
 if TYPE_CHECKING:
-    import asyncio
-
     from pilothouse.serving.connection import ClientConnection
+
+RESPONSE_ID_BYTES = 4_096  # of the first body bytes, searched for the id of a stored response
 
 
 class Prompt(Protocol):
@@ -97,19 +100,19 @@ class RequestIds:
         self._process = os.urandom(4).hex()  # ids are unique among all workers
         self._count = 0
 
-    def of(self, given: bytes | None) -> tuple[str, str]:
+    def of(self, given: bytes | None) -> tuple[str, RequestId]:
         """(id shown to the client, id unique in the dispatcher)."""
         if given is not None and self._HARMLESS.fullmatch(given):
             shown = given.decode()
             self._count += 1  # never used twice: a client may send one id as often as it likes
-            return shown, f"{shown}~{self._process}{self._count:x}"
+            return shown, RequestId(f"{shown}~{self._process}{self._count:x}")
         at = self._at
         if at == len(self._digits):
             self._digits, at = os.urandom(16 * self._BATCH).hex(), 0
         self._at = at + 32
         digits = self._digits
         made = f"{digits[at : at + 12]}4{digits[at + 13 : at + 16]}a{digits[at + 17 : at + 32]}"  # as a random UUID
-        return made, made
+        return made, RequestId(made)
 
 
 class StoredResponses:
@@ -124,6 +127,12 @@ class StoredResponses:
         """It was made here: remembers, and lets others know."""
         self.learn(response, endpoint)
         self.tell(response, endpoint)
+
+    def read(self, data: bytes, endpoint: str) -> None:
+        """The first bytes of an answer made at `endpoint`, which may be a response that is stored there."""
+        response = response_id(data[:RESPONSE_ID_BYTES])
+        if response is not None:
+            self.made(response, endpoint)
 
     def learn(self, response: str, endpoint: str) -> None:
         """Remembers where `response` was made."""
@@ -161,3 +170,10 @@ class Plane:
         self.arriving_bytes = 0  # bodies announced and not yet complete
         self.contexts: Contexts | None = None  # set when spans are made
         self.draining = False
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task of one request, ended with the front door at the latest."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task

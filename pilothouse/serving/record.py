@@ -42,6 +42,9 @@ class Record(msgspec.Struct, frozen=True):
     session: int = 0
     trace: str = ""  # our span as a W3C traceparent, when spans are made
     trace_parent: str = ""  # the client's
+    prefill: str = ""  # endpoint that computed the prompt of the last attempt, if it was another one
+    prefill_us: int | None = None  # until its answer was here
+    transfer_us: int | None = None  # from then until the first token, or until the KV had been fetched
     itl_counts: list[int] = []  # gaps between them in the buckets of ITL_BOUNDS_US; empty for unary answers
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pilothouse.core.commands import AnyCommand, Reject, RejectReason
-from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken
+from pilothouse.core.events import Arrived, Cancelled, Failed, Finished, FirstToken, PrefillDone
 from pilothouse.core.units import SECOND, RequestId
 from pilothouse.live.clock import Clock
 from pilothouse.live.directory import Directory
@@ -54,7 +54,7 @@ class RemoteSteering:
         asked = self._asked[arrived.request] = Asked(arrived, answer, 0)
         self._ask(asked)
 
-    def tell(self, event: FirstToken | Finished | Failed | Cancelled) -> None:
+    def tell(self, event: PrefillDone | FirstToken | Finished | Failed | Cancelled) -> None:
         asked = self._asked.get(event.request)
         if asked is None:
             return
@@ -66,7 +66,7 @@ class RemoteSteering:
             else:
                 self._ask(asked)
             return
-        if not isinstance(event, FirstToken):
+        if not isinstance(event, PrefillDone | FirstToken):
             del self._asked[event.request]
         if known:
             self._send(event)

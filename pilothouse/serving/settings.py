@@ -5,6 +5,14 @@ import msgspec
 from pilothouse.live.upstream import UpstreamLimits
 
 
+class ConnectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How prefill engines hand KV over."""
+
+    kind: str  # a name in `wire/transfer/table.py`
+    lease_us: int = 30_000_000  # how long they keep it for whoever may claim it
+    port: int | None = None  # of their bootstrap server; None = the usual one
+
+
 class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What clients may do, and for how long."""
 
@@ -32,3 +40,14 @@ class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     grants: frozenset[str] = frozenset()  # body fields and paths that are refused unless named here
     stored_responses_max: int = 65_536  # remembered response id -> endpoint
     upstream: UpstreamLimits = UpstreamLimits()
+    connectors: dict[str, ConnectorSettings] = {}  # URL of a prefill engine, or type for those found by name ->
+    salted_splits: bool = True  # all of them keep prompts of different `cache_salt` apart
+
+    def is_huge(self, length: int, messages: object) -> bool:
+        """Whether describing the prompt of such a body would hold up everybody else."""
+        many = isinstance(messages, list) and len(messages) > self.described_messages_max
+        return many or length > self.described_bytes_max
+
+    def connector(self, url: str, kind: str) -> ConnectorSettings:
+        """Of the prefill engine at this URL."""
+        return self.connectors.get(url) or self.connectors[kind]

@@ -38,6 +38,9 @@ REJECTED: dict[RejectReason, Refusal] = {
     RejectReason.RETRIES_EXHAUSTED: Refusal(
         502, "server_error", "engine_failed", "The engines failed to answer this request.", None, 1
     ),
+    RejectReason.NO_PREFILL: Refusal(
+        503, "server_error", "no_prefill_engine", "No engine is available to compute the prompt.", None, 5
+    ),
     RejectReason.PINNED_GONE: Refusal(
         404, "invalid_request_error", "state_gone", "The engine that held this conversation's state is gone."
     ),
@@ -52,6 +55,7 @@ BROKE_OFF: dict[FailureKind, Refusal] = {  # in the middle of an answer: sent as
         502, "server_error", "engine_broke_off", "The engine broke off in the middle of its answer."
     ),
     FailureKind.GARBAGE: Refusal(502, "server_error", "engine_garbage", "The engine's answer could not be understood."),
+    FailureKind.EXPIRED: Refusal(504, "server_error", "prefill_expired", "The prompt's KV did not arrive in time."),
 }
 UNKNOWN_PATH = Refusal(404, "invalid_request_error", "unknown_path", "There is nothing at this path.")
 REFUSED_PATH = Refusal(403, "permission_error", "path_refused", "This path is not open to clients.")

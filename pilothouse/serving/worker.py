@@ -13,8 +13,9 @@ from pilothouse.live.upstream import UpstreamLimits
 from pilothouse.serving.front import FrontDoor
 from pilothouse.serving.picker import engine_keys
 from pilothouse.serving.record import Observe
-from pilothouse.serving.settings import FrontSettings
+from pilothouse.serving.settings import ConnectorSettings, FrontSettings
 from pilothouse.serving.tracing import Contexts
+from pilothouse.wire.transfer.table import ADAPTERS, MULTI
 
 TOKEN_THREADS = 2  # long prompts being tokenised at once, per worker
 GARBAGE_OBJECTS = 20_000  # made before the youngest are looked through; the default is meant for small programs
@@ -75,7 +76,25 @@ def front_settings(config: Config) -> FrontSettings:
             idle_timeout_us=timeouts.idle,
             total_timeout_us=timeouts.total,
         ),
+        connectors=connectors(config),
+        salted_splits=all(ADAPTERS[c.kind].salted for c in connectors(config).values()),
     )
+
+
+def connectors(config: Config) -> dict[str, ConnectorSettings]:
+    """How prefill engines hand KV over: by URL, and by type for engines whose URLs nobody knows yet."""
+    found: dict[str, ConnectorSettings] = {}
+    for pool in config.pools:
+        if pool.connector is None or pool.role != "prefill":
+            continue
+        each = pool.connector
+        kind = each.carrier if each.type == MULTI else each.type
+        settings = ConnectorSettings(kind=kind, lease_us=each.lease, port=each.port)
+        found |= {engine.url: settings for engine in pool.endpoints}
+        known = found.setdefault(each.type, settings)
+        if settings.lease_us < known.lease_us:
+            found[each.type] = settings
+    return found
 
 
 def client_keys(config: Config) -> frozenset[str]:

@@ -24,6 +24,7 @@ FORBIDDEN_FIELDS: Mapping[str, str] = {
     "extra_key": "separates or joins prefix caches",
     "priority": "overtakes other requests",
     "vllm_xargs": "sets engine-internal arguments",
+    "extra_args": "sets engine-internal arguments",
     "request_id": "names a request inside the engine",
     "rid": "names a request inside the engine",
     "data_parallel_rank": "chooses a rank inside the engine",
@@ -87,6 +88,9 @@ def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
     fields = _decode(raw)
     if not _FORBIDDEN.isdisjoint(fields):
         refuse_forbidden(fields, grants)
+    sampling = fields.get("sampling_params")
+    if isinstance(sampling, dict):  # of paths that are open where they are granted
+        refuse_forbidden(sampling, grants)
     model, stream, previous = fields.get("model"), fields.get("stream"), fields.get("previous_response_id")
     if model is not None and not (isinstance(model, str) and 0 < len(model) <= MODEL_CHARS_MAX):
         what = f"model must be a string of 1 to {MODEL_CHARS_MAX} characters"

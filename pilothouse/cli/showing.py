@@ -20,7 +20,7 @@ from pilothouse.config import disaggregation
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
-from pilothouse.core.commands import Reject, Route
+from pilothouse.core.commands import Reject, Route, Why
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.policy import Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.journal.replay import routes, verify
@@ -135,10 +135,13 @@ def _decided(journal: Path, request_id: str) -> Iterator[Route]:
 
 
 def _story(story: dict[str, Any]) -> None:
-    first, cached = story["first_token_us"], story["cached_tokens"]
+    first, cached, prefilled = story["first_token_us"], story["cached_tokens"], story["prefilled_us"]
     parts = [f"{story['outcome'] or 'in flight'}", f"model {story['model']}", f"{story['prompt_tokens']} prompt tokens"]
+    if prefilled is not None:
+        parts.append(f"prompt computed elsewhere after {prefilled / 1000:.1f} ms")
     if first is not None:
-        parts.append(f"first token after {first / 1000:.1f} ms")
+        moved = "" if prefilled is None else f", {(first - prefilled) / 1000:.1f} ms after its prefill"
+        parts.append(f"first token after {first / 1000:.1f} ms{moved}")
     if cached is not None:
         parts.append(f"{cached} tokens served from cache")
     if story["rejected"]:
@@ -155,6 +158,17 @@ def _decision(route: Route, at_us: int | None) -> None:
         + "".join(f", {count} left out by {name}" for name, count in why.left_out.items())
         + (f"; {why.note}" if why.note else "")
     )
+    if why.split is not None:
+        console.print(f"  {'split' if why.split.split else 'whole'} by decider {why.split.decider}: {why.split.reason}")
+    if route.prefill is not None:
+        console.print(
+            f"  prompt computed by [bold]{route.prefill.endpoint}[/], KV handed over by {route.prefill.connector}"
+        )
+        _candidates(route.prefill.why, route.prefill.endpoint)
+    _candidates(why, route.endpoint)
+
+
+def _candidates(why: Why, chosen: str) -> None:
     table = _table(
         "candidate", "total", *why.scorers, "cached", "queued prefill", "in flight", "engine runs", "engine waits",
         "KV used", "report age",
@@ -165,7 +179,7 @@ def _decision(route: Route, at_us: int | None) -> None:
             str(c.prefill_tokens), str(c.in_flight), _or_dash(c.reported_running), _or_dash(c.reported_waiting),
             "-" if c.kv_used_ratio is None else f"{c.kv_used_ratio:.0%}",
             "-" if c.report_age_us is None else f"{c.report_age_us / 1e6:.2f} s",
-            style="bold" if c.endpoint == route.endpoint else "",
+            style="bold" if c.endpoint == chosen else "",
         )  # fmt: skip
     console.print(table)
 

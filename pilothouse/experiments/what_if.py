@@ -14,6 +14,7 @@ from pilothouse.config.scenario import Scenario
 from pilothouse.config.scenario_load import policy_named, scenario_from_data
 from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.errors import ConfigError, JournalError, Problem
+from pilothouse.core.events import Role
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.journal import asked as recorded
@@ -153,7 +154,7 @@ def _scenario_fleet(scenario: Scenario, made: Profile, times: Mapping[str, StepT
 
 def recorded_fleet(day: Day, given: Asked, times: Mapping[str, StepTime], scrape_us: Micros) -> tuple[Fleet, list[str]]:
     """The engines as they were seen, and what had to be taken for granted. Equal ones of one pool are one pool."""
-    groups: dict[tuple[str, int, int, bool, Micros], int] = {}
+    groups: dict[tuple[str, int, int, bool, Micros, Role, str, str, int], int] = {}
     unknown = list[EndpointId]()
     for endpoint in recorded.serving(day, given.models):
         engine = day.engines[endpoint]
@@ -163,16 +164,19 @@ def recorded_fleet(day: Day, given: Asked, times: Mapping[str, StepTime], scrape
         if not seen.kv_blocks:
             unknown.append(endpoint)
         blocks = seen.kv_blocks * (seen.block_size or given.block_size) // given.block_size or UNKNOWN_BLOCKS
-        key = (seen.pool, blocks, given.block_size, seen.exact, ready_us)
+        hands_over = (seen.role, seen.connector, seen.exchange, seen.kv_token_bytes)
+        key = (seen.pool, blocks, given.block_size, seen.exact, ready_us, *hands_over)
         groups[key] = groups.get(key, 0) + 1
     pools, names = [], dict[str, int]()
-    for (name, blocks, size, exact, ready_us), count in groups.items():
+    for (name, blocks, size, exact, ready_us, role, connector, exchange, kv_token_bytes), count in groups.items():
         if name not in times:
             what = f"too few answers of pool {name!r} to learn its step times from: give them with --step-time"
             raise ConfigError([Problem("replay", what)])
         names[name] = names.get(name, 0) + 1
         called = name if names[name] == 1 else f"{name}.{names[name]}"
-        pools.append(Pool(called, count, EngineSpec(times[name], blocks, size), exact, ready_us=ready_us))
+        spec = EngineSpec(times[name], blocks, size)
+        pool = Pool(called, count, spec, exact, ready_us=ready_us, role=role, connector=connector, exchange=exchange)
+        pools.append(msgspec.structs.replace(pool, kv_token_bytes=kv_token_bytes))
     spec = pools[0].engine
     notes = [
         (

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import msgspec
 
 from pilothouse.core.commands import AnyCommand, Reject, Route
-from pilothouse.core.events import AnyEvent, Arrived, Cancelled, Failed, Finished, FirstToken
+from pilothouse.core.events import AnyEvent, Arrived, Cancelled, Failed, Finished, FirstToken, PrefillDone
 from pilothouse.core.units import Micros, RequestId
 
 ENDED_MAX = 4096  # stories kept after their end
-_CONTINUE = frozenset([FirstToken, Finished, Failed, Cancelled])
+_CONTINUE = frozenset([PrefillDone, FirstToken, Finished, Failed, Cancelled])
 
 
 class Story(msgspec.Struct):
@@ -29,6 +29,7 @@ class Story(msgspec.Struct):
     routed_us: list[int] = []  # aligned with `routes`
     failures: list[str] = []  # how earlier attempts ended
     rejected: Reject | None = None
+    prefilled_us: int | None = None  # of the last attempt, by another endpoint
     first_token_us: int | None = None
     ended_us: int | None = None
     outcome: str = ""  # finished, cancelled, failed or rejected
@@ -38,6 +39,12 @@ class Story(msgspec.Struct):
     @property
     def endpoint(self) -> str:
         return self.routes[-1].endpoint if self.routes else ""
+
+    @property
+    def prefill(self) -> str:
+        """Endpoint that computes the prompt of the last attempt, if it is another one."""
+        step = self.routes[-1].prefill if self.routes else None
+        return "" if step is None else step.endpoint
 
 
 class Stories:
@@ -74,6 +81,7 @@ class Stories:
             if type(command) is Route:
                 story.routes.append(command)
                 story.routed_us.append(event.at_us - story.arrived_at_us)
+                story.prefilled_us = None
             elif type(command) is Reject:
                 story.rejected = command
                 self._end(story, "rejected", event.at_us)
@@ -88,12 +96,14 @@ class Stories:
         if kind is Finished:
             story.cached_tokens, story.output_tokens = event.cached_tokens, event.output_tokens  # type: ignore[union-attr]
             self._end(story, "finished", event.at_us)
+        elif kind is PrefillDone:
+            story.prefilled_us = event.at_us - story.arrived_at_us
         elif kind is FirstToken:
             story.first_token_us = event.at_us - story.arrived_at_us
         elif kind is Cancelled:
             self._end(story, "cancelled", event.at_us)
         elif isinstance(event, Failed):
-            story.failures.append(event.kind.value)
+            story.failures.append(f"prefill {event.kind.value}" if event.prefill else event.kind.value)
             if event.sent:
                 self._end(story, "failed", event.at_us)
 

@@ -34,7 +34,8 @@ class Timers:
         self._now_us, self._tick_us = clock.now_us, tick_us
         self._slots: dict[int, list[Timed]] = {}
         self._done = self._now_us() // tick_us
-        self.awake_us = self._turned_us = 0
+        self.awake_us: int = self._now_us()
+        self._turned_us: int = self.awake_us
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

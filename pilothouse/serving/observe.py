@@ -9,9 +9,10 @@ import msgspec
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pilothouse.core.commands import AnyCommand
+from pilothouse.core.commands import AnyCommand, Route
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import AnyEvent, Failed, Probed
+from pilothouse.core.events import AnyEvent, Failed, FailureKind, PrefillDone, Probed
+from pilothouse.core.units import RequestId
 from pilothouse.live import supervise
 from pilothouse.live.clock import Clock
 from pilothouse.live.counters import DECISION_SECONDS, SECONDS, SERIES_MAX, Count, Counter, Distribution, Histogram
@@ -52,6 +53,13 @@ class Observer:
         self.total = Histogram("pilothouse_request_duration_seconds", "Arrival to end.", SECONDS, MODEL)
         self.queue = Histogram("pilothouse_queue_seconds", "Arrival to first route.", SECONDS, ("model",))
         self.decision = Histogram("pilothouse_decision_seconds", "Time to take one decision.", DECISION_SECONDS)
+        self.splits = Counter(
+            "pilothouse_splits", "Attempts with a prefill elsewhere: begun, and what became of it.", ("model", "step")
+        )
+        self.prefill = Histogram("pilothouse_prefill_seconds", "Prompts computed for other engines.", SECONDS, MODEL)
+        self.transfer = Histogram(
+            "pilothouse_kv_transfer_seconds", "End of a prefill elsewhere to first token or KV.", SECONDS, MODEL
+        )
         self._decisions = self.decision.of(())
         self._finished: dict[tuple[str, str], _Finished] = {}  # (model, endpoint) ->; a memo
         self._down: set[str] = set()  # endpoints seen ejected; only ever asked for membership
@@ -60,7 +68,12 @@ class Observer:
         """A watcher of the driver."""
         if type(event) in _OF_HEALTH:
             self._count_health(event)
+        elif type(event) is PrefillDone:
+            self._count_step(event.request, "prefilled")
         self.stories.watch(event, commands, decision_us)
+        for command in commands:
+            if type(command) is Route and command.prefill is not None:
+                self._count_step(command.request, "begun")
         if commands:
             self._decisions.observe(decision_us / 1e6)
 
@@ -98,13 +111,21 @@ class Observer:
         if isinstance(event, Failed):
             story = self.stories.in_flight.get(event.request)
             if story is not None:
-                self.failures.add((story.endpoint, event.kind))
+                self.failures.add((story.prefill if event.prefill else story.endpoint, event.kind))
+                if story.prefill and not event.sent:
+                    late = event.kind is FailureKind.EXPIRED
+                    self.splits.add((story.model, "expired" if late else "failed"))
         for endpoint in self._dispatcher.fleet.endpoints.values():
             if endpoint.ejected and endpoint.id not in self._down:
                 self.ejections.add((endpoint.id,))
                 self._down.add(endpoint.id)
             elif not endpoint.ejected:
                 self._down.discard(endpoint.id)
+
+    def _count_step(self, request: RequestId, step: str) -> None:
+        story = self.stories.in_flight.get(request)
+        if story is not None:
+            self.splits.add((story.model, step))
 
     def _count(self, record: Record) -> None:
         self.responses.of((record.api, str(record.status))).value += 1
@@ -114,6 +135,10 @@ class Observer:
         self.described.of((record.model, record.described_by or "size")).value += 1
         if record.attempts > 1:
             self.retries.add((record.endpoint,), record.attempts - 1)
+        if record.prefill_us is not None:
+            self.prefill.of((record.model, record.prefill)).observe(record.prefill_us / 1e6)
+        if record.transfer_us is not None:
+            self.transfer.of(labels).observe(record.transfer_us / 1e6)
         if record.outcome != "finished":
             self.requests.add((*labels, record.outcome))
             return
@@ -197,9 +222,19 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         o = self._observer
         o.settle()
-        for counted in (o.requests, o.responses, o.failures, o.retries, o.ejections, o.prompt, o.expected, o.cached):
+        for counted in (
+            o.requests,
+            o.responses,
+            o.failures,
+            o.retries,
+            o.ejections,
+            o.prompt,
+            o.expected,
+            o.cached,
+            o.splits,
+        ):
             yield counted.collect()
-        for family in (o.output, o.described, o.ttft, o.step, o.total, o.queue, o.decision):
+        for family in (o.output, o.described, o.ttft, o.step, o.total, o.queue, o.decision, o.prefill, o.transfer):
             yield family.collect()
         yield from self._endpoints()
         dispatcher, index = self._dispatcher, self._dispatcher.index.stats()

@@ -94,6 +94,9 @@ def _attributes(record: Record, story: Story | None) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": record.output_tokens,
         "pilothouse.cached_tokens": record.cached_tokens,
         "pilothouse.time_to_first_token_us": record.ttft_us,
+        "pilothouse.prefill.endpoint": record.prefill or None,
+        "pilothouse.prefill_us": record.prefill_us,
+        "pilothouse.kv_transfer_us": record.transfer_us,
         "pilothouse.queue_us": story.routed_us[0] if story is not None and story.routed_us else None,
         "pilothouse.policy": story.routes[-1].why.profile if story is not None and story.routes else None,
     }

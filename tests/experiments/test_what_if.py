@@ -8,6 +8,7 @@ import pytest
 
 from pilothouse.build import replayed_dispatcher
 from pilothouse.core.errors import ConfigError
+from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.experiments.what_if import Case, as_recorded, compared, other, recorded_run, simulated_run
 from pilothouse.journal.asked import Asked, asked, outcomes
@@ -50,6 +51,22 @@ def test_the_same_configuration_gives_the_same_day(tmp_path: Path, policy: str, 
     for name in ("requests", "ttft", "tpot", "e2e", "hit_ratio", "achieved_rate", "goodput"):
         assert getattr(same, name) == getattr(real, name), name
     assert real.itl.mean == pytest.approx(same.itl.mean, rel=1e-6) and real.hit_ratio > 0.1
+
+
+def test_a_day_of_split_requests_can_be_had_again(tmp_path: Path) -> None:
+    """Who computed prompts for whom is in the journal; how fast the network was is not, and taken as usual."""
+    alike = {"connector": "nixl", "exchange": "x", "kv_token_bytes": 100_000}
+    pools = [
+        Pool("p", 1, EngineSpec(TIME, 900), True, role=Role.PREFILL, **alike),
+        Pool("d", 2, EngineSpec(TIME, 900), True, role=Role.DECODE, **alike),
+    ]
+    driver = record(tmp_path, conversations(30), pools=pools)
+    assert driver.transfers.fetched > 5
+    day, given = opened(tmp_path)
+    real = recorded(day, given).stages[0].summary
+    same = again(as_recorded(day, given, {"p": TIME, "d": TIME}), given)
+    for name in ("requests", "ttft", "tpot", "e2e", "hit_ratio"):
+        assert getattr(same, name) == getattr(real, name), name
 
 
 def test_learned_step_times_come_near(tmp_path: Path) -> None:

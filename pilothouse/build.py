@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pilothouse import policies
+from pilothouse.config import speculating
 from pilothouse.config.policy import profile
 from pilothouse.config.scenario import Fault as PlannedFault
 from pilothouse.config.scenario import Replicas, Scenario, Slo
@@ -23,6 +24,7 @@ from pilothouse.journal.log import Header
 from pilothouse.perf.catalog import model_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
+from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
 from pilothouse.sim.admission import FirstChunk, WholePrompt
 from pilothouse.sim.delays import Delays
@@ -108,7 +110,19 @@ def simulate(
 
     policy   a name, or a profile spelled out, as in the scenario's `policies`
     """
-    profile_, workload = policy_named(policy), recipe.make(seed, load)
+    return simulated(scenario, recipe.make(seed, load), policy, load, seed, progress)
+
+
+def simulated(
+    scenario: Scenario,
+    workload: Workload,
+    policy: object,
+    load: float = 1.0,
+    seed: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """The same with requests that are there already, whatever the scenario says of a workload. `load`: theirs."""
+    profile_ = policy_named(policy)
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
     driver = played(
         fleet(scenario, knowledge),
@@ -193,10 +207,15 @@ def engine_spec(pool: Replicas) -> EngineSpec:
     """One engine of a checked pool. Raises ConfigError if its file of step times is gone, KeyError for unknown names."""
     model, gpu, precision = hardware_of(pool)
     times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, pool.tp, precision)
-    size, blocks = pool.block_size or 16, pool.kv_blocks
+    size, blocks, drafts = pool.block_size or 16, pool.kv_blocks, pool.speculation
+    times = with_drafts(pool, times)
     if blocks is None:
         room = kv_gib(model, gpu, pool.tp, precision, pool.utilisation, pool.sequences, pool.batched_tokens) * GIB
-        blocks = int(room * SEQUENCE_TOKENS / sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)) // size
+        each = sequence_bytes(model, pool.tp, SEQUENCE_TOKENS)
+        if drafts is not None:
+            weights, per_token = speculating.drafting_bytes(drafts, model, pool.tp)
+            room, each = room - weights, each + per_token * SEQUENCE_TOKENS
+        blocks = int(room * SEQUENCE_TOKENS / each) // size
     admission = WholePrompt() if pool.admission == "whole_prompt" else FirstChunk()
     return EngineSpec(
         times,
@@ -207,7 +226,16 @@ def engine_spec(pool: Replicas) -> EngineSpec:
         admission,
         prefix_cache=pool.prefix_cache,
         steps_ahead=int(pool.async_scheduling),
+        speculation=None if drafts is None else speculating.speculation_of(drafts),
     )
+
+
+def with_drafts(pool: Replicas, times: StepTime) -> StepTime:
+    """Step times of a pool's engines, out of those that they have without its speculation."""
+    if pool.speculation is None:
+        return times
+    model, gpu, precision = hardware_of(pool)
+    return speculating.timed(pool.speculation, times, model, gpu, pool.tp, precision)
 
 
 def objectives(slo: Slo) -> Objectives:
@@ -229,7 +257,9 @@ def pool_note(pool: Replicas) -> str:
     off = "" if spec.step_time.error is None else f" (error {spec.step_time.error:.0%})"
     kv = f"{spec.kv_blocks:,} KV blocks of {spec.block_size} tokens each, {'given' if pool.kv_blocks else 'Estimated'}"
     times = f"step times {spec.step_time.label}{off}: {spec.step_time.source}"
-    return f"pool {pool.name}: {pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}, {kv}; {times}"
+    drafts = "" if pool.speculation is None else f"; {speculating.note(pool.speculation)}"
+    where = f"{pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}"
+    return f"pool {pool.name}: {where}, {kv}; {times}{drafts}"
 
 
 def _knowledge_note(knowledge: CacheKnowledge) -> str:

@@ -89,3 +89,24 @@ def test_a_policy_may_be_spelled_out() -> None:
     spelled = {"name": "mine", "scorers": [{"type": "queue_depth"}]}
     given = ready(policies=[spelled, "random"])
     assert simulate(given.scenario, given.recipe, spelled, 1.0, 1).name == "mine"
+
+
+def test_a_pool_that_speculates_is_faster_has_less_room_and_says_so() -> None:
+    plain, eagle = ready(), ready(pools=pool(speculation={"method": "eagle3", "acceptance": 0.7}))
+    before, after = (engine_spec(given.scenario.pools[0]) for given in (plain, eagle))
+    assert after.kv_blocks < before.kv_blocks and after.step_time.a_us > before.step_time.a_us
+    assert after.speculation is not None and before.speculation is None
+    assert (after.speculation.acceptance, after.speculation.constrained) == (0.7, 0.35)
+    one, other = (simulate(given.scenario, given.recipe, "marginal_cost", 1.0, 1) for given in (plain, eagle))
+    assert other.stages[0].summary.tpot.mean < 0.7 * one.stages[0].summary.tpot.mean
+    assert any("speculation eagle3 of 3 tokens, acceptance 0.70 (given)" in note for note in other.notes)
+
+
+def test_bound_requests_take_longer_where_engines_speculate() -> None:
+    spec = PLAIN["workload"] | {"constrained": 1.0}
+    speculation = {"method": "ngram", "draft_tokens": 5, "work": "code"}
+    free, bound = (
+        ready(pools=pool(speculation=speculation), workload=workload) for workload in (PLAIN["workload"], spec)
+    )
+    one, other = (simulate(given.scenario, given.recipe, "marginal_cost", 1.0, 1) for given in (free, bound))
+    assert other.stages[0].summary.tpot.mean > 1.5 * one.stages[0].summary.tpot.mean

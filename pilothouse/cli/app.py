@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import benching, calibrating, checking, replaying, running, showing, simulating, tuning
+from pilothouse.cli import advising, benching, calibrating, checking, replaying, running, showing, simulating, tuning
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.policies.profiles import DEFAULT
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check and explain configurations.")
 app.add_typer(config_app, name="config")
+app.add_typer(advising.advise_app, name="advise")
 app.add_typer(checking.fleet_app, name="fleet")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]

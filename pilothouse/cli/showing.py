@@ -81,7 +81,7 @@ def _manual(kind: str, registry: Registry[Any]) -> None:
 
 
 def status(control: str, as_json: bool) -> None:
-    data = _ask(control, "/status")
+    data = ask_gateway(control, "/status")
     if as_json:
         typer.echo(json.dumps(data, indent=1))
         return
@@ -111,7 +111,7 @@ def _speculation(endpoint: dict[str, Any]) -> str:
 
 def explain(request_id: str, control: str, journal: Path | None, as_json: bool) -> None:
     if journal is None:
-        story = _ask(control, f"/explain/{request_id}")
+        story = ask_gateway(control, f"/explain/{request_id}")
         decisions = [(at_us, route) for at_us, route in zip(story["routed_us"], story["routes"], strict=True)]
         decided = [(at_us, msgspec.convert(route, Route)) for at_us, route in decisions]
     else:
@@ -200,7 +200,7 @@ def replay(journal: Path, wants_verify: bool) -> None:
         raise typer.Exit(1)
 
 
-def _ask(control: str, path: str) -> Any:
+def ask_gateway(control: str, path: str) -> Any:
     """GET from a running gateway's control address."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

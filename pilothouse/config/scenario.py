@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta, field
 
 from pilothouse.config.schema import SECOND, Settings, duration
+from pilothouse.config.speculating import Speculating
 from pilothouse.config.values import Duration
 from pilothouse.policies.profiles import DEFAULT
 
@@ -49,6 +50,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
     step_time: Annotated[
         str | None, Meta(description="file of `pilothouse calibrate`; default: measured or estimated coefficients")
     ] = None
+    speculation: Annotated[Speculating | None, Meta(description="speculative decoding; default: none")] = None
     start_up: Annotated[Duration, Meta(description="from a start or restart until it serves")] = duration(60 * SECOND)
     role: Annotated[
         str,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pilothouse.config import speculating
 from pilothouse.config.convert import convert
 from pilothouse.config.load import read_yaml
 from pilothouse.config.policy import profile
@@ -131,6 +132,9 @@ def _pool(pool: Replicas, where: str, base: Path, recipe: Recipe | None, problem
         problems.append(Problem(f"{where}.batched_tokens", f"must be at least `sequences`, {pool.sequences}"))
     if len(found) == len(lookups) and pool.kv_blocks is None:
         problems += _fit(pool, where, size, **found)
+    if "model" in found and pool.speculation is not None:
+        at = f"{where}.speculation"
+        problems += speculating.problems_of(pool.speculation, found["model"], pool.sequences, pool.batched_tokens, at)
     step_time = pool.step_time
     if step_time is not None:
         step_time = str((base / step_time).absolute())
@@ -143,6 +147,8 @@ def _pool(pool: Replicas, where: str, base: Path, recipe: Recipe | None, problem
 
 def _fit(pool: Replicas, where: str, size: int, model: Model, gpu: Gpu, precision: Precision) -> list[Problem]:
     room = kv_gib(model, gpu, pool.tp, precision, pool.utilisation, pool.sequences, pool.batched_tokens)
+    if 0 < room <= speculating.drafting_gib(pool.speculation, model, pool.tp):
+        return [Problem(f"{where}.speculation", f"no room is left for what drafts on {pool.tp} x {gpu.name}")]
     if room <= 0:
         what = (
             f"{model.name} in {precision} does not fit on {pool.tp} x {gpu.name}: {-room:.1f} GiB missing on each GPU"

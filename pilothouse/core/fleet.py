@@ -20,6 +20,7 @@ RATE_SAMPLE_TOKENS_MIN = 64  # shorter prefills tell more about overhead than ab
 RATE_WEIGHT = 0.2  # of a new sample in the moving average
 OUTPUT_SAMPLE_MIN = 4  # shorter answers tell more about the network than about decoding
 PACE_NOISE = 0.25  # paces this near to 1 are taken for noise: prefills and answers are not all alike
+DRAFTED_KEPT = 20_000  # tokens that an acceptance looks back: a minute of an engine that drafts 300 a second
 FIRST_STEPS = 1.5  # steps until a first token, beside the prefill itself: half of the one under way, and its own
 
 
@@ -44,6 +45,8 @@ class Endpoint:
     cold_turn: int = -1  # the decision that last gave it a prompt of which no candidate held a block; -1 = never
     others: int = 0  # requests on it that are not ours, by its last report
     report: LoadReported | None = None
+    drafted_tokens: float = 0.0  # by its speculation: lately, in its reports
+    accepted_tokens: float = 0.0  # of those
     prefill_rate: float = 0.0  # learned [uncached tokens per microsecond]; 0 = unknown
     failures: int = 0  # in a row
     ejected: bool = False
@@ -61,6 +64,11 @@ class Endpoint:
     def slowness(self) -> float:
         """Its pace, if that is more than noise."""
         return self.pace if abs(self.pace - 1.0) > PACE_NOISE else 1.0
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of drafted tokens that it has accepted lately; None = it has drafted none."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
     @property
     def kv_tokens(self) -> int:
@@ -156,6 +164,10 @@ class Fleet:
             decoded = endpoint.distinct_tokens - endpoint.prefill_tokens
             endpoint.kv_rest_tokens = int(report.kv_used_ratio * endpoint.kv_tokens) - decoded
             endpoint.others = max(0, report.running + report.waiting - endpoint.in_flight)
+            if report.drafted_tokens:
+                fade = DRAFTED_KEPT / (DRAFTED_KEPT + report.drafted_tokens)
+                endpoint.drafted_tokens = fade * endpoint.drafted_tokens + report.drafted_tokens
+                endpoint.accepted_tokens = fade * endpoint.accepted_tokens + report.accepted_tokens
 
     def fresh_reports(self, endpoints: list[Endpoint], now_us: Micros) -> list[LoadReported | None]:
         """The last report of each, unless it is too old to be trusted."""

@@ -76,7 +76,7 @@ def other(data: object, source: Path, day: Day, given: Asked, times: Mapping[str
     if not isinstance(data, dict):
         raise ConfigError([Problem(str(source), "must be a mapping: a pilothouse.yaml, or a scenario")])
     return (
-        _of_scenario(data, source, given, times)
+        _of_scenario(data, source, day, given, times)
         if _is_scenario(data)
         else [_of_gateway(data, source, day, given, times)]
     )
@@ -103,11 +103,12 @@ def _of_gateway(
 
 
 def _of_scenario(
-    data: Mapping[object, object], source: Path, given: Asked, times: Mapping[str, StepTime]
+    data: Mapping[object, object], source: Path, day: Day, given: Asked, times: Mapping[str, StepTime]
 ) -> list[Case]:
     stand_in = {"kind": "open_loop", "rate": 1, "duration": "1s", "block_size": given.block_size}
     ready = scenario_from_data(dict(data) | {"workload": stand_in}, str(source), source.parent)
     scenario, cases, late = ready.scenario, [], data.get("delays")
+    _check_drafts(scenario, day, times)
     said = isinstance(late, dict) and "network" in late
     network_us = scenario.delays.network.us if said or not times else _network_us(list(times.values()))
     notes = [
@@ -139,13 +140,30 @@ def _of_scenario(
     return cases
 
 
+def _check_drafts(scenario: Scenario, day: Day, times: Mapping[str, StepTime]) -> None:
+    """What was learned of engines that speculate is their time per token, drafts and all."""
+    speculate = [engine.seen.pool for engine in day.engines.values() if engine.seen.speculation]
+    what = (
+        "the recorded engines of this pool speculate already, and their step times have it in them: leave it out, or "
+        "give a `step_time` without speculation"
+    )
+    problems = [
+        Problem(f"pools[{i}].speculation", what)
+        for i, pool in enumerate(scenario.pools)
+        if pool.speculation is not None and pool.step_time is None and pool.name in times and pool.name in speculate
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def _scenario_fleet(scenario: Scenario, made: Profile, times: Mapping[str, StepTime], network_us: Micros) -> Fleet:
     """A pool without step times of its own takes those of the recorded pool of its name, if there is one."""
     fleet = build.fleet(scenario, CACHE_KNOWLEDGE.get(made.name))
     pools = []
     for pool, said in zip(fleet.pools, scenario.pools, strict=True):
         found = times.get(pool.name) if said.step_time is None else None
-        engine = msgspec.structs.replace(pool.engine, step_time=found) if found is not None else pool.engine
+        learned = None if found is None else build.with_drafts(said, found)
+        engine = msgspec.structs.replace(pool.engine, step_time=learned) if learned is not None else pool.engine
         pools.append(msgspec.structs.replace(pool, engine=engine))
     return msgspec.structs.replace(
         fleet, pools=pools, delays=msgspec.structs.replace(fleet.delays, network_us=network_us)

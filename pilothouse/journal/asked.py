@@ -220,6 +220,7 @@ def _planned(name: RequestId, ask: Ask, lengths: Lengths, start_us: Micros, tena
         ask.output_blocks,
         None,
         tenant,
+        arrived.constrained,
     )
 
 

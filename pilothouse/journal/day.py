@@ -68,6 +68,8 @@ class Engine:
     every: int = 1  # of its reports is kept
     first_report_us: Micros = Micros(0)
     last_report_us: Micros = Micros(0)
+    drafted_tokens: int = 0  # by speculation, over all reports
+    accepted_tokens: int = 0  # of those
 
 
 @dataclass(slots=True)
@@ -225,6 +227,8 @@ def _report(engine: Engine, report: LoadReported) -> None:
     if not engine.reported:
         engine.first_report_us = report.at_us
     engine.last_report_us = report.at_us
+    engine.drafted_tokens += report.drafted_tokens
+    engine.accepted_tokens += report.accepted_tokens
     if engine.reported % engine.every == 0:
         engine.reports.append(report)
     engine.reported += 1

@@ -48,8 +48,6 @@ class Observed(msgspec.Struct):
     note: str = ""
     models: list[str] = []
     member: Member | None = None  # what it is, once it was reached
-    drafted_tokens: float = 0.0  # by speculative decoding since it started
-    accepted_tokens: float = 0.0  # of those
 
 
 class Watch:
@@ -158,7 +156,6 @@ class Watch:
         self._watch_silence(metrics)
         drafted, accepted = drafts_since(self._metrics, metrics)
         self._metrics = metrics
-        self.observed.drafted_tokens, self.observed.accepted_tokens = metrics.drafted_tokens, metrics.accepted_tokens
         load = (metrics.running, metrics.waiting, metrics.kv_used_ratio)
         self._post(LoadReported(self._now(), self.id, *load, drafted, accepted))
 

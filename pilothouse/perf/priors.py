@@ -45,7 +45,7 @@ def kv_read_ns(model: Model, gpu: Gpu, tp: int, kv_byte: float = 2.0) -> float:
 
 def prefill_compute_us(model: Model, gpu: Gpu, tp: int, precision: Precision) -> float:
     """Matrix work of one prompt token, at peak [microseconds]."""
-    return 2 * model.active_b * 1e9 / (tp * _flops(gpu, precision) * 1e6)
+    return 2 * model.active_b * 1e9 / (tp * peak_tflops(gpu, precision) * 1e6)
 
 
 def all_reduce_us(model: Model, gpu: Gpu, tp: int) -> float:
@@ -78,7 +78,7 @@ def estimate(model: Model, gpu: Gpu, tp: int, precision: Precision, kv_byte: flo
     )
 
 
-def _flops(gpu: Gpu, precision: Precision) -> float:
+def peak_tflops(gpu: Gpu, precision: Precision) -> float:
     """Dense peak [1e12/s] for these weights; what a GPU cannot compute natively runs in the next wider format."""
     if precision is Precision.FP4 and gpu.fp4_tflops:
         return gpu.fp4_tflops

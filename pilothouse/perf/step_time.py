@@ -39,12 +39,15 @@ class StepTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error_left_out: float | None = None  # the same for points that the fit had not seen
     deviations: dict[str, float] = {}  # standard error of each coefficient, by name, where it was measured
     request_us: float = 0.0  # what a request takes beside its steps: client, HTTP, scheduling; in no step's time
+    sequence_tokens: float = 1.0  # that a decoding sequence has computed in a step: more where drafts are verified
 
     def __post_init__(self) -> None:
         if min(self.a_us, self.b_us, self.c_ns, self.p_us, self.q_ps, self.expert_us) < 0:
             raise ValueError("coefficients must not be negative")
         if not 0 <= self.rho <= 1:
             raise ValueError("rho must lie between 0 and 1")
+        if self.sequence_tokens < 1:
+            raise ValueError("sequence_tokens must be at least 1")
         if self.expert_us and not 0 < self.experts_per_token <= self.experts:
             raise ValueError("experts_per_token must lie between 1 and experts")
 
@@ -59,9 +62,11 @@ class StepClock:
     """The same coefficients in whole picoseconds, ready for the inner loop."""
 
     of: StepTime
+    parts: int = 1  # in which contexts are told: as many to a token
     a: int = 0
     b: int = 0
     alone: int = 0  # per context token, whoever shares it
+    part: int = 0  # the same, per part of a token
     shared: int = 0  # per distinct context token
     p: int = 0
     q: int = 0
@@ -71,12 +76,15 @@ class StepClock:
         of = self.of
         self.a, self.b, self.p = (round(value * PS_PER_US) for value in (of.a_us, of.b_us, of.p_us))
         self.alone, self.shared = round(of.c_ns * 1000 * (1 - of.rho)), round(of.c_ns * 1000 * of.rho)
+        self.part = round(of.c_ns * 1000 * (1 - of.rho) / self.parts)
         self.q = round(of.q_ps)
 
     def fixed_ps(self, decoding: int, chunks: int = 0, prefill_tokens: int = 0, prefill_squares: int = 0) -> int:
         """All terms but the context's. `prefill_squares`: sum over chunks of n x (2 x before + n) [tokens²]."""
         time_ps = self.a + self.b * (decoding + chunks) + self.p * prefill_tokens + self.q * prefill_squares // 2
-        return time_ps + self.experts_ps(decoding + prefill_tokens) if self.of.expert_us else time_ps
+        if not self.of.expert_us:
+            return time_ps
+        return time_ps + self.experts_ps(round(decoding * self.of.sequence_tokens) + prefill_tokens)
 
     def experts_ps(self, tokens: int) -> int:
         found = self._experts.get(tokens)
@@ -87,7 +95,8 @@ class StepClock:
         return found
 
     def context_ps(self, sum_context: int, distinct_context: int) -> int:
-        return self.alone * sum_context + self.shared * distinct_context
+        """`sum_context` in parts of a token, `distinct_context` in tokens."""
+        return self.part * sum_context + self.shared * distinct_context
 
 
 def step_us(

@@ -37,3 +37,25 @@ class InFlightLimit(Filter, frozen=True):
 
     def keep(self, arrived: Arrived, known: Known) -> list[bool]:
         return [e.in_flight < self.requests_max for e in known.endpoints]
+
+
+@filters.register("without_speculation")
+class WithoutSpeculation(Filter, frozen=True):
+    """Requests that a grammar, a schema or tools bind go to endpoints that do not speculate, if one is up.
+
+    Engines reject drafts that the grammar forbids, so that drafting for such a request is work for little or nothing.
+    Other requests go anywhere. Signals: the request's body; what the engine says of its speculation; in-flight ledger.
+    """
+
+    requests_max: int = 0  # an endpoint with so many of our requests is as good as one that speculates; 0 = no limit
+
+    def __post_init__(self) -> None:
+        if self.requests_max < 0:
+            raise ValueError("requests_max must not be negative")
+
+    def keep(self, arrived: Arrived, known: Known) -> list[bool]:
+        if not arrived.constrained:
+            return [True] * len(known.endpoints)
+        most = self.requests_max
+        keep = [not e.seen.speculation and not 0 < most <= e.in_flight for e in known.endpoints]
+        return keep if any(keep) else [True] * len(keep)

@@ -51,7 +51,7 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     exchange: str  # what its partners have alike, see `docs/engines.md`; "" = it hands no KV over
     version: str | None  # None = not told
     speculation: str  # method; "" = none
-    acceptance: float | None  # accepted share of the drafted tokens since the engine started; None = drafted none
+    acceptance: float | None  # accepted share of the tokens drafted lately; None = none were
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
@@ -185,7 +185,7 @@ def _endpoints(picker: Picker) -> list[EndpointStatus]:
                 endpoint.seen.exchange if endpoint else "",
                 observed.member.facts.version if observed.member else None,
                 endpoint.seen.speculation if endpoint else "",
-                round(observed.accepted_tokens / observed.drafted_tokens, 4) if observed.drafted_tokens else None,
+                round(endpoint.acceptance, 4) if endpoint and endpoint.acceptance is not None else None,
             )
         )
     return lines

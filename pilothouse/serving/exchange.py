@@ -42,7 +42,7 @@ class Exchange:
     """Between one client connection and whatever engine answers. Made when the request is complete."""
 
     # Values that most requests never change are the class's: forty assignments a request would be felt.
-    _arrived = _opened = _ended = _stream = _sse = _splittable = False
+    _arrived = _opened = _ended = _stream = _sse = _constrained = _splittable = False
     _carrier: Carrier | None = None
     _handover: Handover | None = None  # of the present attempt, if it has one
     _task: asyncio.Task[None] | None = None
@@ -56,7 +56,7 @@ class Exchange:
     _attempts = _status = _chunks = _bytes_out = _first_us = _heard_us = 0
     _itl: list[int] = []  # noqa: RUF012 - replaced, never changed in place
     _tail = b""
-    _trace = _trace_parent = ""
+    _trace = _trace_parent = _failure = ""
 
     def __init__(self, plane: Plane, client: "ClientConnection", head: Head, path: Path, body: bytes) -> None:
         self._plane, self._client, self._head, self._path, self._body = plane, client, head, path, body
@@ -183,7 +183,7 @@ class Exchange:
         """The attempt failed: the steering decides what next, unless the client has seen bytes."""
         if self._ended:
             return
-        self._carrier = None
+        self._carrier, self._failure = None, what
         if not self._opened:
             handover, self._handover, self._answer = self._handover, None, None
             if handover is not None:
@@ -240,7 +240,7 @@ class Exchange:
         head, plane, api = self._head, self._plane, self._api
         found, self._content_type = read_body(head, self._path, self._body, plane.settings.grants)
         self._model = model = find_model(found, api) or plane.directory.default_model() or ""
-        self._stream, self._body = found.stream, found.raw
+        self._stream, self._body, self._constrained = found.stream, found.raw, found.constrained
         if found.previous_response is not None or self._path.kind is STORED:
             self._pinned = find_pinned(plane.stored, head, self._path, found)
         if plane.contexts is not None:
@@ -289,7 +289,8 @@ class Exchange:
             output_tokens_max,
             self._session,
             None if self._pinned is None else EndpointId(self._pinned),
-            splittable=self._splittable,
+            self._constrained,
+            self._splittable,
         )
         self._plane.steering.arrive(arrived, self.answer)
 
@@ -393,6 +394,7 @@ class Exchange:
                 "" if way is None else way.prefill,
                 None if way is None else way.prefill_us,
                 None if way is None else way.transfer_us,
+                self._failure,
                 self._itl,
             )
         )

@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True):
     prefill: str = ""  # endpoint that computed the prompt of the last attempt, if it was another one
     prefill_us: int | None = None  # until its answer was here
     transfer_us: int | None = None  # from then until the first token, or until the KV had been fetched
+    failure: str = ""  # what was wrong with the last attempt that failed
     itl_counts: list[int] = []  # gaps between them in the buckets of ITL_BOUNDS_US; empty for unary answers
 
 

@@ -6,7 +6,7 @@ gateways are several dispatchers: each knows its own requests, and hears all eng
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pilothouse.core.commands import Abort, AnyCommand, Reject, Route
 from pilothouse.core.dispatcher import Dispatcher
@@ -47,6 +47,7 @@ class Gateway:
 
     dispatcher: Dispatcher
     wake_us: Micros | None = None
+    heard: dict[EndpointId, Load] = field(default_factory=dict)  # last, of each engine
 
 
 class Driver:
@@ -136,6 +137,7 @@ class Driver:
                 True,
                 None,  # nobody knows before how long an answer will be
                 planned.session,
+                constrained=planned.constrained,
             ),
         )
 
@@ -190,7 +192,14 @@ class Driver:
         request = planned.request if attempt == 1 else RequestId(f"{planned.request}/{attempt}")
         blocks, group = planned.blocks, self._groups[planned.tenant]
         job = Job(
-            request, blocks, planned.prompt_tokens, planned.output_tokens, planned.output_blocks, group, handed=handed
+            request,
+            blocks,
+            planned.prompt_tokens,
+            planned.output_tokens,
+            planned.output_blocks,
+            group,
+            planned.constrained,
+            handed,
         )
         self._submit_soon(flight, route.endpoint, job)
 
@@ -337,7 +346,9 @@ class Driver:
     def _tell_loads(self, what: tuple[Gateway, list[tuple[EndpointId, Load]]]) -> None:
         gateway, loads = what
         for endpoint, load in loads:
-            event = LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio)
+            since = load.since(gateway.heard.get(endpoint))
+            gateway.heard[endpoint] = load
+            event = LoadReported(self.now_us, endpoint, load.running, load.waiting, load.kv_used_ratio, *since)
             self._tell(gateway, event)
 
 

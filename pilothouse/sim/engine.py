@@ -1,12 +1,12 @@
 """One inference engine as vLLM v1 schedules it: continuous batching over paged KV with a prefix cache. No I/O.
 
-Each step: every decoding sequence gets one token; prefills already begun go on, in chunks, with what is left of the
+Each step: every decoding sequence gets its tokens; prefills already begun go on, in chunks, with what is left of the
 token budget; then the queue is admitted, first come first served, as far as budget, sequence slots and blocks reach.
 When decoding needs a block and there is none, the sequence admitted last loses its blocks and starts over.
 
-All decoding sequences advance by one per step, so a sequence is a few numbers relative to the step counter, and the
-batch is a few sums: a step costs the same whatever the batch. While the batch cannot change, many steps are one
-(`jump.py`). Time is kept in picoseconds and told in microseconds, rounded up.
+Decoding sequences advance evenly (`strides.py`), so each is a few numbers relative to the step counter, and the batch is
+a few sums: a step costs the same whatever the batch. While the batch cannot change, many steps are one (`jump.py`).
+Time is kept in picoseconds and told in microseconds, rounded up.
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 import msgspec
 
 from pilothouse.core.units import BlockKey, Micros, RequestId
+from pilothouse.perf.speculation import Speculation
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
 from pilothouse.sim.blocks import BlockStore
@@ -22,6 +23,7 @@ from pilothouse.sim.gaps import NOBODY, Gaps
 from pilothouse.sim.handed import Handed
 from pilothouse.sim.jobs import Done, Job, Load, Sequence
 from pilothouse.sim.jump import Jump
+from pilothouse.sim.strides import Strides
 
 
 class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,12 +38,14 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps_ahead: int = 0  # 1 = the next step's batch is fixed while this one runs, so who comes now waits for both
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
     prefix_cache: bool = True  # off: nothing is ever reused, nor reported
+    speculation: Speculation | None = None  # its cost is in `step_time`
 
     def __post_init__(self) -> None:
         if self.kv_blocks < 1 or self.block_size < 1 or self.sequences_max < 1:
             raise ValueError("kv_blocks, block_size and sequences_max must be at least 1")
-        if self.batched_tokens_max < self.sequences_max:
-            raise ValueError("batched_tokens_max must be at least sequences_max: each decode takes one token")
+        each = 1 if self.speculation is None else 1 + self.speculation.draft_tokens
+        if self.batched_tokens_max < self.sequences_max * each:
+            raise ValueError(f"batched_tokens_max must be at least sequences_max x {each}, the tokens of each decode")
 
 
 class Engine:
@@ -54,12 +58,14 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}  # by order of admission
         self.handed = Handed(self.store)
-        self._clock = StepClock(spec.step_time)
+        self.strides = Strides(spec.speculation, spec.block_size)
+        self._clock = StepClock(spec.step_time, self.strides.parts)
         self._prefilling: list[Sequence] = []
-        self._decoding = self._sum_context = 0
+        self._decoding = self._sum_context = self._advance = 0  # sequences; their contexts, and that per step [parts]
+        self._decodes = self._parts = 0  # steps of single sequences so far, and what these gave [parts]
         self._decoding_of: dict[int, int] = {}  # group -> decoding sequences; those of group 0 are not counted
         self._aborted: list[RequestId] = []  # leave with the step under way
-        self._needs = [0] * spec.block_size  # decoding sequences by the step, modulo the size, that needs a block
+        self._needs = [0] * self.strides.period  # blocks that decoding sequences need, by the step modulo the period
         self._finishes: list[tuple[int, int]] = []  # heap: (step, order); stale where the order is gone
         self._orders = 0
         self._stuck = False  # the head of the queue was refused, and will be until somebody leaves or prefills
@@ -76,7 +82,7 @@ class Engine:
 
     def fits(self, job: Job) -> bool:
         """Whether the engine could ever serve this, alone."""
-        blocks = -(-(job.prompt_tokens + job.output_tokens) // self.spec.block_size)
+        blocks = -(-(job.prompt_tokens + job.output_tokens + self.strides.overshoot) // self.spec.block_size)
         return self.spec.admission.room(blocks, blocks) <= self.spec.kv_blocks
 
     def submit(self, job: Job, now_us: Micros, *, late: bool = False) -> None:
@@ -84,7 +90,8 @@ class Engine:
         assert self.fits(job), f"request {job.request} can never fit"
         if not self.spec.prefix_cache:
             job = msgspec.structs.replace(job, blocks=[], output_blocks=[])
-        sequence = Sequence(job, job.prompt_tokens, group=job.group, handed=job.handed)
+        stride = self.strides.of(job.constrained)
+        sequence = Sequence(job, job.prompt_tokens, group=job.group, stride=stride, handed=job.handed)
         self.waiting.append(sequence)
         self._join(sequence, now_us, late, wanted=not self._stuck)
 
@@ -140,7 +147,7 @@ class Engine:
     def set_pace(self, step_time: StepTime, now_us: Micros) -> None:
         """Other step times, from the next step on."""
         self._cut(now_us)
-        self._clock = StepClock(step_time)
+        self._clock = StepClock(step_time, self.strides.parts)
 
     @property
     def clock(self) -> StepClock:
@@ -153,8 +160,7 @@ class Engine:
 
     def generated(self) -> list[tuple[RequestId, int]]:
         """Output tokens so far of every sequence that decodes, as of the last step."""
-        steps = self.steps
-        return [(s.job.request, s.generated + steps - s.since) for s in self.running.values() if s.since >= 0]
+        return [(s.job.request, s.generated + self._grown(s)) for s in self.running.values() if s.since >= 0]
 
     @property
     def prefill_tokens(self) -> int:
@@ -163,10 +169,12 @@ class Engine:
 
     def load(self, now_us: Micros) -> Load:
         """As of now, the step under way included."""
-        used = self.spec.kv_blocks - self.store.available
+        used, done = self.spec.kv_blocks - self.store.available, 0
         if self._jump is not None:
-            used += self._jump.blocks(self._under_way(now_us * PS_PER_US + 1))
-        return Load(len(self.running), len(self.waiting) + len(self.handed), used / self.spec.kv_blocks)
+            nth = self._under_way(now_us * PS_PER_US + 1)
+            used, done = used + self._jump.blocks(nth), max(0, nth - 1)
+        told = self.strides.told(self._decodes + done * self._decoding, self._parts + done * self._advance)
+        return Load(len(self.running), len(self.waiting) + len(self.handed), used / self.spec.kv_blocks, *told)
 
     def step(self, now_us: Micros) -> Done:
         """Ends what is under way and begins what comes next."""
@@ -178,7 +186,9 @@ class Engine:
         if self._jump is not None:
             self.store.take(self._jump.blocks(stretch))
         self.steps += stretch
-        self._sum_context += self._decoding * stretch
+        self._sum_context += self._advance * stretch
+        self._decodes += self._decoding * stretch
+        self._parts += self._advance * stretch
         self._finish_due(done)
         for sequence, tokens in self._chunks:
             sequence.computed += tokens
@@ -204,7 +214,7 @@ class Engine:
         if gains:
             self.store.take(gains)
         self._granted, self._chunks = True, []
-        budget = self.spec.batched_tokens_max - self._decoding
+        budget = self.spec.batched_tokens_max - self._decoding * (1 + self.strides.draft_tokens)
         for sequence in list(self._prefilling):
             if budget and sequence.order in self.running:
                 budget -= self._continue(sequence, budget)
@@ -240,11 +250,12 @@ class Engine:
         must_tell = bool(self.store.removed)  # evicted for this very step, so due when it ends and not later
         most = self._next_finish() - self.steps if alike and not must_tell else 1
         if most > 1:
-            now = self.steps % self.spec.block_size
+            now = self.steps % self.strides.period
             period = self._needs[now:] + self._needs[:now]
             room = self.store.quiet() if self.store.reporting else self.store.available
             if room >= period[1 % len(period)]:
-                jump = Jump(self._clock, self._decoding, self._sum_context, held, period)
+                sums = self._decoding, self._advance, self._sum_context
+                jump = Jump(self._clock, *sums, held, period, self.spec.block_size)
                 most = jump.steps_within(room + gains, most)
                 self.store.private -= gains  # taken when the jump ends, with the rest
                 self._jump, self._stretch = jump, most
@@ -354,15 +365,12 @@ class Engine:
             self.gaps.resumed(self._end_ps - sequence.told_ps, sequence.group)
         sequence.generated += 1
         sequence.since = steps
-        self._decoding += 1
-        if sequence.group:
-            self._decoding_of[sequence.group] = self._decoding_of.get(sequence.group, 0) + 1
-        self._sum_context += sequence.target
-        self._needs[(steps - sequence.target) % self.spec.block_size] += 1
+        self._count(sequence, 1)
         if sequence.generated == job.output_tokens:
             self._finish(sequence, done)
         else:
-            heappush(self._finishes, (steps + job.output_tokens - sequence.generated, sequence.order))
+            left = self.strides.steps(sequence.stride, job.output_tokens - sequence.generated)
+            heappush(self._finishes, (steps + left, sequence.order))
 
     def _finish_due(self, done: Done) -> None:
         while self._finishes and self._finishes[0][0] <= self.steps:
@@ -381,7 +389,7 @@ class Engine:
         """The answer's full blocks can be asked for by the conversation's next request."""
         assert sequence.node is not None
         keys = sequence.job.blocks + sequence.job.output_blocks
-        full = min((sequence.target + self.steps - sequence.since) // self.spec.block_size, len(keys))
+        full = min((sequence.target + self._grown(sequence)) // self.spec.block_size, len(keys))
         if full > sequence.node.end:
             sequence.node = self.store.name(sequence.node, keys, full)
 
@@ -392,13 +400,9 @@ class Engine:
         del self.running[sequence.order]
         private = sequence.private
         if sequence.since >= 0:
-            context = sequence.target + self.steps - sequence.since
-            private = -(-(context + self._granted) // self.spec.block_size) - sequence.node.end
-            self._decoding -= 1
-            if sequence.group:
-                self._decoding_of[sequence.group] -= 1
-            self._sum_context -= context
-            self._needs[(sequence.since - sequence.target) % self.spec.block_size] -= 1
+            context = sequence.target + self._grown(sequence, self._granted)
+            private = -(-context // self.spec.block_size) - sequence.node.end
+            self._count(sequence, -1)
         else:
             self._prefilling.remove(sequence)
         if sequence.job.kept and done:
@@ -416,16 +420,29 @@ class Engine:
         sequence = self.running[next(reversed(self.running))]
         self._leave(sequence)
         if sequence.since >= 0:
-            sequence.generated += self.steps - sequence.since
+            sequence.generated += self._grown(sequence)
             sequence.told_ps = self._end_ps
         sequence.target = sequence.job.prompt_tokens + sequence.generated
         sequence.since, sequence.private, sequence.node, sequence.computed = -1, 0, None, 0
         self.waiting.appendleft(sequence)
         self.preemptions += 1
 
+    def _count(self, sequence: Sequence, sign: int) -> None:
+        """Into the sums of what decodes (1), or out of them (-1)."""
+        self._decoding += sign
+        self._advance += sign * sequence.stride
+        self._sum_context += sign * self.strides.context(sequence, self.steps)
+        if sequence.group:
+            self._decoding_of[sequence.group] = self._decoding_of.get(sequence.group, 0) + sign
+        self.strides.count(self._needs, sequence, sign)
+
+    def _grown(self, sequence: Sequence, more: int = 0) -> int:
+        """Tokens that it has got since it began to decode, or will have after so many steps `more`."""
+        return self.strides.tokens(sequence.stride, self.steps - sequence.since + more)
+
     def _needed_now(self) -> int:
         """Blocks that this step's decodes need."""
-        return self._needs[self.steps % self.spec.block_size]
+        return self._needs[self.steps % self.strides.period]
 
     def _next_finish(self) -> int:
         """The step at which the next decoding sequence ends."""

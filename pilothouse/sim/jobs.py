@@ -17,13 +17,14 @@ class Job(msgspec.Struct, frozen=True):
     output_tokens: int
     output_blocks: list[BlockKey] = []  # of the full blocks that the answer adds; empty = nobody will ask for them
     group: int = 0  # whose token gaps are counted together
+    constrained: bool = False  # a grammar binds the answer
     handed: bool = False  # the prompt's KV comes from another engine
     kept: bool = False  # its blocks stay when it ends, until they are fetched
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A job on the engine. While it decodes, its numbers hold at step `since` and grow by one per step."""
+    """A job on the engine. While it decodes, its numbers hold at step `since` and grow with each step."""
 
     job: Job
     target: int  # tokens to compute before it decodes: the prompt, and after a preemption what it had generated
@@ -35,6 +36,7 @@ class Sequence:
     private: int = 0  # blocks, while it prefills
     told_ps: int = 0  # when it had its last token, if it was preempted since
     group: int = 0  # of its gaps; that of its job, or NOBODY
+    stride: int = 1  # what it advances in a step, in the engine's parts of a token
     handed: bool = False  # its KV has yet to come from another engine
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
@@ -56,3 +58,11 @@ class Load(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     kv_used_ratio: float
+    drafted_tokens: int = 0  # since it started
+    accepted_tokens: int = 0  # of those
+
+    def since(self, last: "Load | None") -> tuple[int, int]:
+        """(drafted, accepted) tokens since the one before; a counter that has gone back began anew."""
+        if last is None or self.drafted_tokens < last.drafted_tokens:
+            return self.drafted_tokens, self.accepted_tokens
+        return self.drafted_tokens - last.drafted_tokens, max(0, self.accepted_tokens - last.accepted_tokens)

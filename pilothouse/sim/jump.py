@@ -1,7 +1,7 @@
 """Many decode steps at once: how long they take and how many blocks they need, without walking through them.
 
-While the batch does not change, each step adds one token to every sequence. A sequence needs a new block once every
-`block_size` steps, so the blocks needed repeat with that period. Everything is a sum of integers, hence the closed
+While the batch does not change, each step adds as much to every sequence, so the blocks needed repeat (`strides.py`).
+Everything is a sum of integers, hence the closed
 forms agree with adding up single steps to the last digit.
 """
 
@@ -17,16 +17,24 @@ class Jump:
     __slots__ = ("_alone", "_blocks_ps", "_context_ps", "_fixed_ps", "_gains", "_gains_sums", "_period", "_period_gain")
 
     def __init__(
-        self, clock: StepClock, decoding: int, sum_context: int, held_blocks: int, gains: Sequence[int]
+        self,
+        clock: StepClock,
+        decoding: int,
+        advance: int,
+        sum_context: int,
+        held_blocks: int,
+        gains: Sequence[int],
+        block_size: int,
     ) -> None:
-        """`gains`: blocks that each step of one period needs, the first step's first. `held_blocks`: before that."""
+        """`gains`: blocks that each step of one period needs, the first step's first. `held_blocks`: before that.
+        `sum_context`: in the clock's parts of a token; `advance`: what each step adds to it."""
         self._period = len(gains)
         self._gains = [0, *accumulate(gains)]
         self._gains_sums = list(accumulate(self._gains))
         self._period_gain = self._gains[-1]
-        self._blocks_ps = clock.shared * self._period  # one block is as many tokens as the period has steps
-        self._alone = clock.alone * decoding
-        self._context_ps = clock.alone * sum_context + self._blocks_ps * held_blocks
+        self._blocks_ps = clock.shared * block_size
+        self._alone = clock.part * advance
+        self._context_ps = clock.part * sum_context + self._blocks_ps * held_blocks
         self._fixed_ps = clock.fixed_ps(decoding)
 
     def blocks(self, steps: int) -> int:

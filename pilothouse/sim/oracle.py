@@ -155,7 +155,7 @@ def present(engine: Engine, now_us: Micros, sent: Iterable[Sent], uncached: Mapp
     for sequence in engine.running.values():
         context, left = sequence.computed, sequence.job.output_tokens - sequence.generated
         if sequence.since >= 0:
-            done = steps - sequence.since
+            done = engine.strides.tokens(sequence.stride, steps - sequence.since)
             context, left = sequence.target + done, left - done
         else:
             here.ahead_tokens += sequence.target - sequence.computed

@@ -96,6 +96,7 @@ def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool)
         pool.connector,
         pool.exchange,
         kv_token_bytes=pool.kv_token_bytes,
+        speculation=spec.speculation.method.value if spec.speculation is not None else "",
     )
     return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, pool.link_bytes_per_us, pool.link_latency_us)
 

@@ -60,6 +60,11 @@ _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")  # a name may hide behind it; ordina
 _OUTPUT_LIMITS_IN_ORDER = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _OUTPUT_LIMITS = frozenset(_OUTPUT_LIMITS_IN_ORDER)
 _SESSION_FIELDS = frozenset(["prompt_cache_key", "session_id", "metadata", "previous_response_id", "user"])
+# Bind the answer to a grammar whatever is in them, unless that is null: vLLM's, older vLLM's, SGLang's.
+_GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema",
+             "regex", "ebnf", "structural_tag")  # fmt: skip
+_CONSTRAINING = frozenset(["response_format", "text", "tools", *_GRAMMARS])
+_FREE_FORMATS = (None, "text")
 _FORM_NAME = re.compile(rb"content-disposition[^\r\n]*", re.IGNORECASE)
 _FORM_FIELD = re.compile(
     rb'form-data; ?name="([A-Za-z0-9_.\[\]-]+)"(?:; ?filename="[^"\\\r\n]*")?(?:; ?filename\*=[A-Za-z0-9%\'._-]+)?'
@@ -81,6 +86,7 @@ class Inspected:
     output_tokens_max: int | None
     session: str | None  # the client's own name for the conversation
     previous_response: str | None  # a stored response that this one continues
+    constrained: bool = False  # a grammar, a schema or tools bind the answer
 
 
 def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
@@ -101,7 +107,8 @@ def inspect_json(raw: bytes, grants: Collection[str] = ()) -> Inspected:
         raise ClientError("previous_response_id must be a string", param="previous_response_id", code="invalid_type")
     if _may_be_read_otherwise(raw, model is not None, previous is not None):
         raw = _encode(fields)
-    return Inspected(raw, fields, model, stream is True, _output_tokens_max(fields), _session(fields), previous)
+    limit, session, bound = _output_tokens_max(fields), _session(fields), _is_constrained(fields)
+    return Inspected(raw, fields, model, stream is True, limit, session, previous, bound)
 
 
 def inspect_form(raw: bytes, grants: Collection[str] = ()) -> Inspected:
@@ -174,6 +181,23 @@ def _output_tokens_max(fields: dict[str, object]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < OUTPUT_TOKENS_LIMIT:
             return value
     return None
+
+
+def _is_constrained(fields: dict[str, object]) -> bool:
+    if _CONSTRAINING.isdisjoint(fields):
+        return False
+    if any(fields.get(name) is not None for name in _GRAMMARS):
+        return True
+    text = fields.get("text")  # of the Responses API
+    formats = fields.get("response_format"), text.get("format") if isinstance(text, dict) else None
+    if any(_type_of(each) not in _FREE_FORMATS for each in formats):
+        return True
+    return bool(fields.get("tools")) and _type_of(fields.get("tool_choice")) != "none"
+
+
+def _type_of(said: object) -> object:
+    """Of what is a word in one API and a mapping with a type in another."""
+    return said.get("type") if isinstance(said, dict) else said
 
 
 def _session(fields: dict[str, object]) -> str | None:

@@ -19,10 +19,10 @@ from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checke
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Context, Turn, keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 
-class Agentic(Written, frozen=True, tag="agentic", tag_field="kind"):
+class Agentic(Traffic, frozen=True, tag="agentic", tag_field="kind"):
     """Stages count tasks: `rate` new ones per second, or `users` who give one after the other."""
 
     phases: list[Phase] = msgspec.field(name="stages")

@@ -5,10 +5,10 @@ from pilothouse.core.units import SECOND, Micros, RequestId
 from pilothouse.workload.lengths import Length, checked, draw, within
 from pilothouse.workload.requests import Planned, Stage, Workload
 from pilothouse.workload.texts import keys, text
-from pilothouse.workload.written import REQUESTS_MAX, Written
+from pilothouse.workload.written import REQUESTS_MAX, Traffic
 
 
-class Batch(Written, frozen=True, tag="batch", tag_field="kind"):
+class Batch(Traffic, frozen=True, tag="batch", tag_field="kind"):
     """`requests` of them; prompts begin with the same instructions."""
 
     requests: int

@@ -13,10 +13,10 @@ from pilothouse.workload.lengths import Length, Lognormal, Pause, Pauses, checke
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Context, Turn, keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 
-class Chat(Written, frozen=True, tag="chat", tag_field="kind"):
+class Chat(Traffic, frozen=True, tag="chat", tag_field="kind"):
     """Stages count conversations: `rate` new ones per second, or `users` who have one after the other."""
 
     phases: list[Phase] = msgspec.field(name="stages")

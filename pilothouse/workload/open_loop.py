@@ -9,12 +9,12 @@ from pilothouse.workload.lengths import Length, checked, draw, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 __all__ = ["Arrivals", "OpenLoop", "generate"]
 
 
-class OpenLoop(Written, frozen=True, tag="open_loop", tag_field="kind"):
+class OpenLoop(Traffic, frozen=True, tag="open_loop", tag_field="kind"):
     """`rate x duration` requests, or `stages` of them (there `users` are possible too)."""
 
     rate: float = 0.0  # requests per second

@@ -15,10 +15,10 @@ from pilothouse.workload.lengths import Length, Lognormal, checked, draw, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 
-class Rag(Written, frozen=True, tag="rag", tag_field="kind"):
+class Rag(Traffic, frozen=True, tag="rag", tag_field="kind"):
     """Stages count questions. A prompt is instructions, then one document, then the question."""
 
     phases: list[Phase] = msgspec.field(name="stages")

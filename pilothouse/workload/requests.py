@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import msgspec
+from msgspec.structs import replace
 
-from pilothouse.core.random_stream import Random
+from pilothouse.core.random_stream import Random, stream
 from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId
 
 WORD = (1 << 64) - 1
@@ -24,6 +25,7 @@ class Planned(msgspec.Struct, frozen=True):
     output_blocks: list[BlockKey] = []  # keys of the full blocks that the answer adds to the prompt's; empty = unnamed
     after: RequestId | None = None  # closed loop: sent only when that request of the same stage has ended, however
     tenant: str = ""  # whose it is, or which class: objectives and figures are told apart by it
+    constrained: bool = False  # a grammar, a schema or tools bind its answer
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -66,6 +68,17 @@ def poisson_arrivals(luck: Random, rate: float, count: int) -> list[Micros]:
 def uniform_arrivals(rate: float, count: int) -> list[Micros]:
     """Exactly `count` arrivals at equal distances, the first one at zero."""
     return [Micros(int(i * SECOND / rate)) for i in range(count)]
+
+
+def constrained(workload: Workload, share: float, seed: int) -> Workload:
+    """The same, with a share of the requests bound by a grammar: which ones depends on their names alone."""
+
+    def bound(stage: Stage) -> Stage:
+        luck = [stream(seed, f"constrained/{planned.request}").random() for planned in stage.requests]
+        requests = [replace(p, constrained=at < share) for p, at in zip(stage.requests, luck, strict=True)]
+        return replace(stage, requests=requests)
+
+    return replace(workload, stages=[bound(stage) for stage in workload.stages])
 
 
 def total_requests(stages: Sequence[Stage]) -> int:

@@ -15,7 +15,7 @@ from pilothouse.workload.arrivals import how_many
 from pilothouse.workload.lengths import within
 from pilothouse.workload.requests import Planned, Stage, Workload, poisson_arrivals
 from pilothouse.workload.texts import keys, text
-from pilothouse.workload.written import REQUESTS_MAX, Written
+from pilothouse.workload.written import REQUESTS_MAX, Traffic, Written
 
 
 class Load(Written, frozen=True):
@@ -41,7 +41,7 @@ def guide_loads() -> list[Load]:
     return [Load(float(rate), Seconds(float(seconds)), i > 0) for i, (rate, seconds) in enumerate(pairs)]
 
 
-class SharedPrefix(Written, frozen=True, tag="shared_prefix", tag_field="kind"):
+class SharedPrefix(Traffic, frozen=True, tag="shared_prefix", tag_field="kind"):
     """The data and the load. Defaults are the guide's."""
 
     loads: list[Load] = msgspec.field(default_factory=guide_loads, name="stages")

@@ -11,7 +11,7 @@ from pilothouse.workload.chat import Chat
 from pilothouse.workload.mix import Mix, tenant_seed
 from pilothouse.workload.open_loop import OpenLoop
 from pilothouse.workload.rag import Rag
-from pilothouse.workload.requests import Workload
+from pilothouse.workload.requests import Workload, constrained
 from pilothouse.workload.shared_prefix import SharedPrefix
 from pilothouse.workload.traces import agentic as agentic_trace
 from pilothouse.workload.traces import azure, mooncake, sharegpt
@@ -41,6 +41,11 @@ class Recipe(msgspec.Struct, frozen=True):
         """
         if load <= 0:
             raise ValueError("load must be above 0")
+        made = self._made(seed, load)
+        share = 0.0 if isinstance(self.spec, Mix) else self.spec.constrained  # each part of a mix has its own
+        return constrained(made, share, seed) if share else made
+
+    def _made(self, seed: int, load: float) -> Workload:
         match self.spec:
             case SharedPrefix() as spec:
                 return shared_prefix.generate(spec, seed, load)

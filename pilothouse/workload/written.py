@@ -1,5 +1,7 @@
 """How specifications look when people write them: a duration's field has no unit in its name, the value has one."""
 
+from typing import Annotated
+
 import msgspec
 
 # Far beyond what anybody runs: a slip of the pen shall be a message, not a machine without memory.
@@ -14,3 +16,9 @@ def as_written(name: str) -> str:
 
 class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=as_written):
     """Base of every specification in a workload file."""
+
+
+class Traffic(Written, frozen=True, kw_only=True):
+    """Base of what sends requests."""
+
+    constrained: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share whose answers a grammar or tools bind

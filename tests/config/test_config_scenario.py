@@ -45,6 +45,30 @@ def test_objectives_of_tenants_are_read() -> None:
 
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"pools": pool(speculation={"method": "eagle"})},
+        ["s: pools[0].speculation.method: Expected `str` matching regex '^(eagle3|mtp|draft_model|ngram|medusa|suffix)$'"],
+    ),
+    (
+        {"pools": pool(speculation={"method": "ngram", "draft_tokens": 9})},
+        [
+            ("s: pools[0].speculation.draft_tokens: needs `batched_tokens` of at least `sequences` x 10, 10240: each decode "
+            "takes 10; lower `sequences`, or draft less")
+        ],
+    ),
+    (
+        {"pools": pool(model="mixtral-8x7b", tp=2, speculation={"method": "draft_model"})},
+        [("s: pools[0].speculation.draft_model: is needed: the catalogue has no small model with the vocabulary of "
+         "mistralai/Mixtral-8x7B-v0.1")],
+    ),
+    (
+        {"pools": pool(speculation={"method": "ngram", "draft_model": "qwen3-0.6b"})},
+        ["s: pools[0].speculation.draft_model: is for the method draft_model, not for ngram"],
+    ),
+    (
+        {"workload": SMALL["workload"] | {"constrained": 1.5}},
+        ["s: workload.constrained: Expected `float` <= 1.0"],
+    ),
     ({"pols": []}, ["s: pols: unknown field, did you mean 'pools'?"]),
     ({"workload": {"kind": "open_lop"}}, ["s: workload.kind: unknown kind 'open_lop', did you mean 'open_loop'?"]),
     ({"workload": {"kind": "open_loop", "rate": 1, "duration": "5"}},

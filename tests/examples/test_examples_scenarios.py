@@ -14,7 +14,9 @@ QUICK = 60  # requests that are simulated here
 
 
 def test_there_are_some() -> None:
-    assert {"guide", "crash", "slow-node", "one-gateway", "four-gateways"} <= {path.stem for path in SCENARIOS}
+    assert {"guide", "crash", "slow-node", "one-gateway", "four-gateways", "structured-output"} <= {
+        path.stem for path in SCENARIOS
+    }
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

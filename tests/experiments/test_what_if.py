@@ -14,6 +14,7 @@ from pilothouse.experiments.what_if import Case, as_recorded, compared, other, r
 from pilothouse.journal.asked import Asked, asked, outcomes
 from pilothouse.journal.day import Day, read_day
 from pilothouse.journal.learned import learn
+from pilothouse.perf.speculation import Method, Speculation
 from pilothouse.perf.step_time import StepTime
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Pool
@@ -116,6 +117,27 @@ def test_another_policy_and_another_fleet(tmp_path: Path) -> None:
     assert again(one, given).ttft.mean > same.ttft.mean
     foreign = other(scenario | {"pools": [pools[0] | {"name": "new"}]}, tmp_path / "x.yaml", day, given, TIMES)
     assert "Estimated" in foreign[0].fleet.pools[0].engine.step_time.label
+
+
+def test_a_fleet_that_speculates_is_compared_with_one_that_did_not(tmp_path: Path) -> None:
+    """Its drafts cost on top of what was learned; of engines that speculated, what was learned has them in it."""
+    scenario = {
+        "pools": [{"name": "e", "replicas": 3, "model": "qwen3-8b", "gpu": "h100", "kv_blocks": 900}],
+        "policies": ["cache_and_load"],
+    }
+    drafts = {"speculation": {"method": "eagle3", "acceptance": 0.7}}
+    speculating = scenario | {"pools": [scenario["pools"][0] | drafts]}  # type: ignore[operator]
+    record(tmp_path / "plain", conversations(20))
+    day, given = opened(tmp_path / "plain")
+    before, after = (other(data, tmp_path / "x.yaml", day, given, TIMES)[0] for data in (scenario, speculating))
+    assert after.fleet.pools[0].engine.step_time.a_us > TIME.a_us == before.fleet.pools[0].engine.step_time.a_us
+    assert again(after, given).tpot.mean < 0.7 * again(before, given).tpot.mean
+    spec = EngineSpec(TIME, 900, speculation=Speculation(Method.NGRAM, 3, 0.5))
+    record(tmp_path / "drafts", conversations(20), pools=[Pool("e", 3, spec, exact=True)])
+    day, given = opened(tmp_path / "drafts")
+    assert other(scenario, tmp_path / "x.yaml", day, given, TIMES)
+    with pytest.raises(ConfigError, match=r"pools\[0\].speculation: the recorded engines of this pool speculate"):
+        other(speculating, tmp_path / "x.yaml", day, given, TIMES)
 
 
 def test_what_lies_before_the_window_warms_caches_and_is_in_no_figure(tmp_path: Path) -> None:

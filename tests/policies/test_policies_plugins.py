@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pilothouse.core.events import Arrived, LoadReported
 from pilothouse.core.fleet import Endpoint
 from pilothouse.core.policy import Filter, Known, Picker, Policy, Scorer, filters, pickers, scorers
 from pilothouse.core.speed import Speed
 from pilothouse.core.units import EndpointId, Micros
-from pilothouse.policies.filters import InFlightLimit, KvHeadroom
+from pilothouse.policies.filters import InFlightLimit, KvHeadroom, WithoutSpeculation
 from pilothouse.policies.pickers import Best, PowerOfTwo, Random, RoundRobin, WeightedRandom
 from pilothouse.policies.rivals.gates import AibrixPrefixCache
 from pilothouse.policies.rivals.llmd import LlmdNoHitLru
@@ -109,6 +110,36 @@ KEEPS: list[tuple[Filter, list[At], list[bool]]] = [
 def test_filters(policy: Filter, fleet: list[At], expected: list[bool]) -> None:
     made = setting(*fleet)
     assert policy.keep(made.arrived, made.known) == expected
+
+
+PLAIN, EAGLE = "", "eagle3"
+BOUND: list[tuple[WithoutSpeculation, list[tuple[str, int]], list[bool]]] = [
+    (WithoutSpeculation(), [(PLAIN, 9), (EAGLE, 0), (PLAIN, 0)], [True, False, True]),
+    (WithoutSpeculation(), [(EAGLE, 0), (EAGLE, 0)], [True, True]),  # rather with speculation than nowhere
+    (WithoutSpeculation(requests_max=3), [(PLAIN, 3), (EAGLE, 0), (PLAIN, 2)], [False, False, True]),
+    (WithoutSpeculation(requests_max=3), [(PLAIN, 3), (EAGLE, 0)], [True, True]),
+]
+
+
+@pytest.mark.parametrize(("policy", "fleet", "expected"), BOUND)
+def test_bound_requests_go_where_nobody_speculates(
+    policy: WithoutSpeculation, fleet: list[tuple[str, int]], expected: list[bool]
+) -> None:
+    made = setting(*(At(in_flight=count) for _, count in fleet))
+    for endpoint, (method, _) in zip(made.known.endpoints, fleet, strict=True):
+        endpoint.seen = replace(endpoint.seen, speculation=method)
+    assert policy.keep(replace(made.arrived, constrained=True), made.known) == expected
+    assert policy.keep(made.arrived, made.known) == [True] * len(fleet), "others go anywhere"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["", "ngram"]), st.integers(0, 9)), min_size=1), st.integers(0, 9), st.booleans()
+)
+def test_somebody_is_always_left(fleet: list[tuple[str, int]], most: int, constrained: bool) -> None:
+    made = setting(*(At(in_flight=count) for _, count in fleet))
+    for endpoint, (method, _) in zip(made.known.endpoints, fleet, strict=True):
+        endpoint.seen = replace(endpoint.seen, speculation=method)
+    assert any(WithoutSpeculation(most).keep(replace(made.arrived, constrained=constrained), made.known))
 
 
 def pick(picker: Picker, totals: list[float], **more: Any) -> int:

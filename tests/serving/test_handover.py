@@ -179,6 +179,8 @@ def test_parameters_of_something_else_are_never_used(more: dict[str, Any]) -> No
         assert (await pair.world.ask(post(STREAM))).status == 200
         assert pair.failures() == [("garbage", True)]
         assert ["kv_transfer_params" in got.body for got in pair.decode.got] == [False]
+        await pair.world.steering.until("Arrived", "Failed", "FirstToken", "Finished")
+        assert "parameters" in pair.world.records[0].failure
 
     split(check, changed(**more))
 

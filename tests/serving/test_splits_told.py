@@ -156,7 +156,7 @@ def test_explain_says_who_computed_the_prompt_and_why(split: bool, monkeypatch: 
     story = run(main())
     console = Console(record=True, width=200)
     monkeypatch.setattr(showing, "console", console)
-    monkeypatch.setattr(showing, "_ask", lambda control, path: story)
+    monkeypatch.setattr(showing, "ask_gateway", lambda control, path: story)
     showing.explain("r1", "127.0.0.1:9090", None, False)
     said = console.export_text()
     assert ("prompt computed by p0, KV handed over by nixl" in said) == split

@@ -12,6 +12,7 @@ from pilothouse.core.commands import AnyCommand
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.events import AnyEvent, BlocksRemoved, BlocksStored, LoadReported
 from pilothouse.core.units import BlockKey, Micros, RequestId
+from pilothouse.perf.speculation import Method, Speculation
 from pilothouse.perf.step_time import StepClock, StepTime, step_us
 from pilothouse.policies.rivals import RIVALS
 from pilothouse.sim.admission import Admission, FirstChunk, WholePrompt
@@ -24,7 +25,7 @@ from pilothouse.sim.jump import Jump
 from pilothouse.sim.world import Fleet, Pool, summaries, world
 from pilothouse.workload import open_loop
 from pilothouse.workload.open_loop import OpenLoop
-from pilothouse.workload.requests import block_keys
+from pilothouse.workload.requests import block_keys, constrained
 
 assert policies
 TIME = StepTime(a_us=10_000, b_us=60, c_ns=50, p_us=40, q_ps=800, rho=0.8)
@@ -96,7 +97,7 @@ def test_an_engine_that_reserves_shows_waiting_as_ttft() -> None:
 @settings(max_examples=50, deadline=None)
 def test_a_jump_is_the_sum_of_its_steps(gains: list[int], context: int, steps: int) -> None:
     clock, held, decoding = StepClock(TIME), 1000, 7
-    jump = Jump(clock, decoding, context, held, gains)
+    jump = Jump(clock, decoding, decoding, context, held, gains, 16)
     time_ps, blocks = 0, held
     for i in range(steps):
         blocks += gains[i % 16]
@@ -136,10 +137,12 @@ def test_blocks_are_conserved(script: list[tuple[int, int, int, bool]]) -> None:
     assert store.available == 60 and store.referenced == store.private == 0
 
 
-def run(macro_steps: bool, *, exact: bool, seed: int = 3, blocks: int = 900) -> tuple[str, Driver]:
+def run(
+    macro_steps: bool, *, exact: bool, seed: int = 3, blocks: int = 900, speculation: Speculation | None = None
+) -> tuple[str, Driver]:
     """Digest of all that the dispatcher was told and answered, in a small fleet under pressure."""
     spec = OpenLoop(12, 6, prompt_tokens=(30, 900), output_tokens=(1, 300), prefixes=5, prefix_tokens=1000)
-    engine = EngineSpec(TIME, blocks, batched_tokens_max=1024, sequences_max=64)
+    engine = EngineSpec(TIME, blocks, batched_tokens_max=1024, sequences_max=64, speculation=speculation)
     digest = blake2b()
 
     def watch(event: AnyEvent, commands: list[AnyCommand]) -> None:
@@ -147,7 +150,8 @@ def run(macro_steps: bool, *, exact: bool, seed: int = 3, blocks: int = 900) -> 
 
     fleet = Fleet([Pool("p", 3, engine, exact)], Delays(scrape_us=Micros(50_000)))
     dispatcher = Dispatcher(DispatcherSettings(seed=seed, strict=True), RIVALS["llmd_default"])
-    driver = world(fleet, dispatcher, open_loop.generate(spec, seed), watch, macro_steps=macro_steps)
+    load = constrained(open_loop.generate(spec, seed), 0.4, seed)
+    driver = world(fleet, dispatcher, load, watch, macro_steps=macro_steps)
     while driver.advance():
         assert sum(len(e.running) + len(e.waiting) for e in driver.engines.values()) <= len(driver.flights)
         for each in driver.engines.values():
@@ -165,6 +169,17 @@ def run(macro_steps: bool, *, exact: bool, seed: int = 3, blocks: int = 900) -> 
 def test_macro_steps_change_nothing(exact: bool, blocks: int) -> None:
     fast, driver = run(True, exact=exact, blocks=blocks)
     slow, _ = run(False, exact=exact, blocks=blocks)
+    assert fast == slow
+    if blocks == 300:
+        assert sum(e.preemptions for e in driver.engines.values())
+
+
+@pytest.mark.parametrize("blocks", [300, 6000])
+@pytest.mark.parametrize("drafts", [1, 4, 15])
+def test_macro_steps_change_nothing_where_engines_speculate(drafts: int, blocks: int) -> None:
+    speculation = Speculation(Method.EAGLE3, drafts, 0.77, 0.31)
+    fast, driver = run(True, exact=True, blocks=blocks, speculation=speculation)
+    slow, _ = run(False, exact=True, blocks=blocks, speculation=speculation)
     assert fast == slow
     if blocks == 300:
         assert sum(e.preemptions for e in driver.engines.values())

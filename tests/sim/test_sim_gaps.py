@@ -27,7 +27,7 @@ from tests.sim.simulated import ENGINE, ask, job_of, many, small
 @settings(max_examples=60, deadline=None)
 def test_a_jump_counts_as_its_steps(gains: list[int], context: int, steps: int, decoding: int, c_ns: int) -> None:
     time = StepTime(a_us=100, b_us=1, c_ns=c_ns, p_us=40, rho=0.5)
-    jump = Jump(StepClock(time), decoding, context, 100, gains)
+    jump = Jump(StepClock(time), decoding, decoding, context, 100, gains, 16)
     at_once, one_by_one = Gaps(), Gaps()
     at_once.begin(3)
     one_by_one.begin(3)

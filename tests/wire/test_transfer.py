@@ -141,8 +141,12 @@ def test_engines_names_carry_ours(engines: str, is_ours: bool) -> None:
             Prefilled("stop", None, 7, None),
         ),
         (
-            {"stop_reason": "max_tokens", "usage": {"input_tokens": 7, "cache_read_input_tokens": 4}},
-            Prefilled("length", None, 7, 4),
+            {"stop_reason": "max_tokens", "usage": {"input_tokens": 1, "cache_read_input_tokens": 4}},
+            Prefilled("length", None, 5, 4),
+        ),
+        (
+            {"stop_reason": "end_turn", "usage": {"input_tokens": 1, "cache_creation_input_tokens": 2}},
+            Prefilled("stop", None, 3, None),
         ),
         (
             {"status": "incomplete", "usage": {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 0}}},
@@ -279,3 +283,17 @@ def test_no_client_sets_what_connectors_set() -> None:
         for body in ({"model": "m", name: {}}, {"model": "m", "sampling_params": {name: {}}}):
             with pytest.raises(ClientError, match=name):
                 inspect_json(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (COMPLETIONS, {"truncate_prompt_tokens": -1}),
+        (COMPLETIONS, {"truncate_prompt_tokens": 9}),
+        (COMPLETIONS, {"prompt_logprobs": 0}),
+        (RESPONSES, {"truncation": "auto"}),
+    ],
+)
+def test_a_prompt_that_is_another_one_for_one_token_is_not_split(path: str, more: dict[str, Any]) -> None:
+    plain = {"prompt": "hi", "input": "hi", "truncation": "disabled", "truncate_prompt_tokens": None}
+    assert is_splittable(path, plain) and not is_splittable(path, plain | more)

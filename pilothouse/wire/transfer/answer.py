@@ -38,7 +38,14 @@ class _Usage(msgspec.Struct):
     input_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None  # /v1/messages counts these beside its input tokens
+    cache_creation_input_tokens: int | None = None
+
+    @property
+    def prompt(self) -> int | None:
+        if self.prompt_tokens is not None or self.input_tokens is None:
+            return self.prompt_tokens
+        return self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
 
 
 class _Choice(msgspec.Struct):
@@ -62,6 +69,5 @@ def read_prefilled(body: bytes) -> Prefilled:
     usage = answer.usage or _Usage()
     details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
     cached = details.cached_tokens if details.cached_tokens is not None else usage.cache_read_input_tokens
-    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     end = answer.choices[0].finish_reason if answer.choices else answer.stop_reason or answer.status
-    return Prefilled(_ENDS.get(end or "", ""), answer.kv_transfer_params, prompt, cached)
+    return Prefilled(_ENDS.get(end or "", ""), answer.kv_transfer_params, usage.prompt, cached)

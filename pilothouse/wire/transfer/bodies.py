@@ -21,9 +21,12 @@ _LEFT_OUT = (
 # What makes several answers, or returns or computes more of the prompt than its KV.
 _ONE = ("n", "best_of")
 _WHOLE = (
-    "use_beam_search", "echo", "prompt_logprobs", "prompt_embeds", "suffix", "background", "previous_response_id",
+    "use_beam_search", "echo", "prompt_embeds", "suffix", "background", "previous_response_id",
     "previous_input_messages",
 )  # fmt: skip
+# Log-probabilities come with computing the prompt, and 0 is a wish as well. How much is cut off a prompt depends on how many
+# tokens may be answered: cut for one token it would be another prompt.
+_UNSET = ("prompt_logprobs", "truncate_prompt_tokens")
 # Somebody who may set these himself (`clients.grants`) knows better.
 _STEERING = ("kv_transfer_params", "ec_transfer_params", "vllm_xargs", "request_id", "rid", "bootstrap_room")
 _TEXTS = frozenset(["text", "input_text", "output_text", "refusal", "thinking", "tool_use", "tool_result"])
@@ -37,6 +40,8 @@ def is_splittable(path: str, fields: Mapping[str, Any], *, salted: bool = True) 
     salted   whether prompts with a `cache_salt` may be split
     """
     if path not in _ONE_TOKEN or any(fields.get(name) for name in (*_WHOLE, *_STEERING)):
+        return False
+    if any(fields.get(name) is not None for name in _UNSET) or fields.get("truncation") not in (None, "disabled"):
         return False
     if any(fields.get(name) not in (None, 1) for name in _ONE) or (fields.get("cache_salt") and not salted):
         return False

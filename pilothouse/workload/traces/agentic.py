@@ -22,10 +22,10 @@ from pilothouse.workload.lengths import Pause
 from pilothouse.workload.requests import WORD, Workload, mixed
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, held, keys, text
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 
-class AgenticTrace(Written, frozen=True, tag="agentic_trace", tag_field="kind"):
+class AgenticTrace(Traffic, frozen=True, tag="agentic_trace", tag_field="kind"):
     """Stages count sessions: each is drawn from the recorded ones, all of them once before any comes again."""
 
     file: str  # directory of *.json, or one such file; beside the workload file

@@ -8,7 +8,7 @@ import msgspec
 from pilothouse.core.random_stream import Random, stream
 from pilothouse.core.units import SECOND, BlockKey, Micros, RequestId
 from pilothouse.workload.requests import Planned, Stage, Workload
-from pilothouse.workload.written import Written
+from pilothouse.workload.written import Traffic
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Recorded(msgspec.Struct, frozen=True):
     session: int = 0
 
 
-class Replay(Written, frozen=True):
+class Replay(Traffic, frozen=True):
     """What every trace can be asked for. Seeds change jitter and what is made up, never what was recorded."""
 
     file: str  # beside the workload file

@@ -1,6 +1,9 @@
-"""What engines do wrong alone (test_engine_alone), done through a gateway on the same engines: the tokens are right."""
+"""What engines do wrong alone (test_engine_alone), done through a gateway on the same engines: the tokens are right.
 
-from collections.abc import Callable, Iterator
+Late claims are in test_gateway_late, what cannot be split at all in test_gateway_split.
+"""
+
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,27 +13,19 @@ import pytest
 from pilothouse.core.events import Role
 from rig.engines import Engine, Rig, wait_until
 from rig.exchange import Exchange, lacking
-from rig.gateways import Gateway
 from tests.disaggregation.by_hand import (
     Refused,
     completion,
     fetched_tokens,
-    metric,
     occupied,
     prefill_by_hand,
     streamed,
-    tokens_of,
     varied_prompt,
     whole,
 )
 from tests.disaggregation.conftest import Front
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(bool(lacking("nixl")), reason=lacking("nixl"))]
-
-SMALL = ("--num-gpu-blocks-override", "40", "--max-model-len", "1024")  # three prompts fill its cache
-ANSWERED = "vllm:request_success_total"
-EXPIRED = "vllm:nixl_num_kv_expired_reqs_total"
-Ask = Callable[[Gateway, list[int]], list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +36,7 @@ def exchange(rig: Rig) -> Iterator[Exchange]:
 
 @pytest.fixture(scope="module")
 def prefill(exchange: Exchange, tiny: Path) -> Engine:
-    """With a small cache, so that what is free is soon used again."""
-    return exchange.start(Role.PREFILL, tiny, SMALL).wait_ready()
+    return exchange.start(Role.PREFILL, tiny).wait_ready()
 
 
 @pytest.fixture(scope="module")
@@ -53,30 +47,6 @@ def decode(exchange: Exchange, tiny: Path) -> Engine:
 @pytest.fixture
 def pools(exchange: Exchange, prefill: Engine, decode: Engine) -> list[dict[str, Any]]:
     return [exchange.pool(Role.PREFILL, prefill), exchange.pool(Role.DECODE, decode)]
-
-
-@pytest.mark.parametrize("ask", [whole, streamed])
-def test_kv_that_was_used_again_before_its_claim_is_of_no_effect(
-    ask: Ask, front: Front, pools: list[dict[str, Any]], prefill: Engine, decode: Engine, single: Engine
-) -> None:
-    """The decode engine stands still when it is sent the claim, and finds it there when it goes on, after the lease."""
-    gateway = front(*pools)
-    ask(gateway, varied_prompt(100))  # the engines know each other
-    prompt = varied_prompt(101 if ask is whole else 102)
-    right = whole(single, prompt)
-    answered, expired = metric(prefill, ANSWERED), metric(prefill, EXPIRED)
-    with ThreadPoolExecutor() as clients:
-        decode.suspend()
-        try:
-            asked = clients.submit(ask, gateway, prompt)
-            assert wait_until(lambda: metric(prefill, ANSWERED) > answered, 10)
-            assert wait_until(lambda: tick(prefill) and metric(prefill, EXPIRED) > expired, 10)
-            for seed in range(103, 107):  # its blocks are used again
-                completion(prefill, varied_prompt(seed), max_tokens=1)
-        finally:
-            decode.resume()
-        assert asked.result() == right
-    assert whole(decode, prompt) == right, "nothing wrong may be left in its cache"
 
 
 def test_a_claim_that_waits_longer_than_it_may_is_given_up(
@@ -124,25 +94,6 @@ def test_each_of_many_at_once_gets_its_own(
     prompts = [varied_prompt(seed, 60 + seed % 5) for seed in range(140, 164)]  # in twos and threes of one length
     fetched = fetched_tokens(decode)
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda n: (whole if n % 2 else streamed)(gateway, prompts[n]), range(len(prompts))))
+        answers = list(clients.map(lambda n: (whole, streamed)[n % 2](gateway, prompts[n]), range(len(prompts))))
     assert answers == [whole(single, prompt) for prompt in prompts]
     assert fetched_tokens(decode) - fetched == sum(map(len, prompts))
-
-
-def test_several_prompts_and_several_answers_stay_whole(
-    front: Front, pools: list[dict[str, Any]], decode: Engine, single: Engine
-) -> None:
-    gateway = front(*pools)
-    fetched = fetched_tokens(decode)
-    prompts = [varied_prompt(170, 200), varied_prompt(171, 200)]
-    answer = completion(gateway, prompts)
-    assert [choice["token_ids"] for choice in answer["choices"]] == [whole(single, prompt) for prompt in prompts]
-    several = completion(gateway, varied_prompt(172), n=2)
-    assert [choice["token_ids"] for choice in several["choices"]] == [whole(single, varied_prompt(172))] * 2
-    assert fetched_tokens(decode) == fetched
-    assert tokens_of(completion(decode, prompts[1])) == whole(single, prompts[1])
-
-
-def tick(engine: Engine) -> bool:
-    """Has the engine take a step, in which it looks at its leases."""
-    return bool(completion(engine, [300, 301], max_tokens=1))

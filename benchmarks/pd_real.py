@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--requests", type=int, default=200, help="one at a time, and as many again eight at a time")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--decider", default="pays", help="of the pair under interference")
+    parser.add_argument("--decider", default="threshold", help="of the pair under interference")
     parser.add_argument("--skip", choices=["tokens", "interference"])
     args = parser.parse_args()
     requests, rounds, long_prompts = (24, 1, 2) if args.quick else (args.requests, args.rounds, 8)

@@ -282,6 +282,7 @@ def size(
     tp: Annotated[int, typer.Option(min=1, help="tensor-parallel degree: GPUs of one engine")] = 1,
     pp: Annotated[int, typer.Option(min=1, help="pipeline stages")] = 1,
     dp: Annotated[int, typer.Option(min=1, help="data-parallel ranks that share experts")] = 1,
+    dcp: Annotated[int, typer.Option(min=1, help="decode context parallelism: ranks that share a context")] = 1,
     precision: Annotated[str, typer.Option(help="of the weights: bf16, fp8, fp4, int4; default: as published")] = "",
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4")] = "bf16",
     context: Annotated[str, typer.Option(help="lengths of sessions [tokens]; k = 1,024")] = "32k,128k,512k",
@@ -299,7 +300,7 @@ def size(
     """Quick sums: weights, KV per token, tokens and sessions that fit; exit status 1 with the reason if none do."""
     sizing.size(
         sizing.Asked(
-            model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, precision=precision, kv_precision=kv_precision,
+            model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, dcp=dcp, precision=precision, kv_precision=kv_precision,
             contexts=context, sessions=sessions, utilisation=utilisation, max_num_seqs=max_num_seqs, kv_gb=kv_gb,
             prompt=prompt, output=output, shared=shared, overflow=overflow, chat=chat, as_json=as_json,
         )

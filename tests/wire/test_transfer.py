@@ -283,3 +283,17 @@ def test_no_client_sets_what_connectors_set() -> None:
         for body in ({"model": "m", name: {}}, {"model": "m", "sampling_params": {name: {}}}):
             with pytest.raises(ClientError, match=name):
                 inspect_json(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (COMPLETIONS, {"truncate_prompt_tokens": -1}),
+        (COMPLETIONS, {"truncate_prompt_tokens": 9}),
+        (COMPLETIONS, {"prompt_logprobs": 0}),
+        (RESPONSES, {"truncation": "auto"}),
+    ],
+)
+def test_a_prompt_that_is_another_one_for_one_token_is_not_split(path: str, more: dict[str, Any]) -> None:
+    plain = {"prompt": "hi", "input": "hi", "truncation": "disabled", "truncate_prompt_tokens": None}
+    assert is_splittable(path, plain) and not is_splittable(path, plain | more)

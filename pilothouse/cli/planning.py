@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import msgspec
@@ -23,11 +22,12 @@ from pilothouse.config.values import Duration
 from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
-from pilothouse.perf.catalog import Precision, gpu_named, model_named, precision_named
+from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import KV_BYTES
 from pilothouse.plan.asks import Asks, asks_of
 from pilothouse.plan.document import Confidence, Objective, Plan
+from pilothouse.plan.model_source import find_gpu, find_model
 from pilothouse.plan.prices import TERMS, Price, price_of, read_prices
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, expected_of, job, rehearse
 from pilothouse.plan.search import Found, Goal, Question, keeps, rank, search, titled
@@ -132,15 +132,15 @@ def _question(asked: Asked) -> tuple[Question, Source]:
         if not getattr(wanted, name):
             problems.append(Problem(f"--{name}", "is missing"))
 
-    def looked(where: str, lookup: Any, name: str) -> Any:
+    if problems:
+        raise ConfigError(problems)
+    model, gpu = find_model(wanted.model), find_gpu(wanted.gpu)
+    precisions: list[Precision] = []
+    for name in wanted.precisions:
         try:
-            return lookup(name)
+            precisions.append(precision_named(name))
         except KeyError as error:
-            problems.append(Problem(where, str(error.args[0])))
-
-    model = looked("--model", model_named, wanted.model) if wanted.model else None
-    gpu = looked("--gpu", gpu_named, wanted.gpu) if wanted.gpu else None
-    precisions = tuple(looked("--precision", precision_named, name) for name in wanted.precisions)
+            problems.append(Problem("--precision", str(error.args[0])))
     for where, value, known in (
         ("--goal", wanted.goal, [goal.value for goal in Goal]),
         ("--term", wanted.term, TERMS),
@@ -148,14 +148,17 @@ def _question(asked: Asked) -> tuple[Question, Source]:
     ):
         if value not in known:
             problems.append(Problem(where, f"{value!r} is none of {', '.join(known)}"))
-    if problems or model is None or gpu is None:
+    if problems:
         raise ConfigError(problems)
     source, asks = _asks(asked, model, gpu, precisions)
     limits = [None if limit is None else limit.seconds for limit in (wanted.ttft, wanted.tpot)]
     return Question(
-        name=f"{model.name.rpartition('/')[2]} on {wanted.gpus} x {gpu.name}", model=model, gpu=gpu, gpus=wanted.gpus,
+        name=f"{model.name.rpartition('/')[2]} on {wanted.gpus} x {gpu.name}",
+        model=model, gpu=gpu,
+        model_said=model.name if model.name in MODELS else wanted.model,
+        gpu_said=gpu.name if gpu.name in GPUS else wanted.gpu, gpus=wanted.gpus,
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
-        workload=wanted.workload, goal=Goal(wanted.goal), price=_price(asked, gpu.name), precisions=precisions,
+        workload=wanted.workload, goal=Goal(wanted.goal), price=_price(asked, gpu), precisions=tuple(precisions),
         kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
         follows=wanted.follows,
     ), source  # fmt: skip
@@ -186,14 +189,14 @@ def _source(asked: Asked, load: float) -> Source:
     return Source("workload", read_workload(said, asked.base).make(asked.seed, load))
 
 
-def _price(asked: Asked, gpu: str) -> Price | None:
+def _price(asked: Asked, gpu: Gpu) -> Price | None:
     wanted = asked.wanted
     if wanted.usd_per_hour is not None:
         return Price(wanted.usd_per_hour, "as given")
     own = read_prices(asked.base / wanted.prices) if wanted.prices else None
     found = price_of(gpu, wanted.term, own)
     if found is None and wanted.term != "on_demand":
-        what = f"no {wanted.term} price of {gpu} is known: give one in a file (--prices) or with --usd-per-hour"
+        what = f"no {wanted.term} price of {gpu.name} is known: give one in a file (--prices) or with --usd-per-hour"
         raise ConfigError([Problem("--term", what)])
     return found
 
@@ -201,15 +204,14 @@ def _price(asked: Asked, gpu: str) -> Price | None:
 def _simulated(question: Question, found: Found, workload: Workload, asked: Asked, console: Console) -> Found:
     """The best by sums first, until one of them keeps its objectives in simulation."""
     plans, done = list(found.plans), list[Plan]()
-    with TemporaryDirectory(prefix="pilothouse-plan-") as files:
-        for _ in range(ROUNDS):
-            batch, plans = plans[:TRIED], plans[TRIED:]
-            if not batch:
-                break
-            jobs = [job(p, question.model, question.asks, workload, Path(files), asked.seed) for p in batch]
-            done += [confirmed(p, did) for p, did in zip(batch, _rehearsed(jobs, console), strict=True)]
-            if any(keeps(question.objective, expected_of(p)) for p in done):
-                break
+    for _ in range(ROUNDS):
+        batch, plans = plans[:TRIED], plans[TRIED:]
+        if not batch:
+            break
+        jobs = [job(p, question.model, question.gpu, question.asks, workload, asked.seed) for p in batch]
+        done += [confirmed(p, did) for p, did in zip(batch, _rehearsed(jobs, console), strict=True)]
+        if any(keeps(question.objective, expected_of(p)) for p in done):
+            break
 
     def order(plan: Plan) -> tuple[Any, ...]:
         sure = expected_of(plan).confidence is Confidence.SIMULATED and keeps(question.objective, expected_of(plan))

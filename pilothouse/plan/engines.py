@@ -13,7 +13,7 @@ ignores    that ranks which share experts wait for each other; stages of unequal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pilothouse.perf.catalog import Gpu, Model, gpu_named, precision_named
+from pilothouse.perf.catalog import Gpu, Model, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, KV_BYTES, default_limits, sequence_bytes
 from pilothouse.perf.step_time import StepTime
@@ -40,10 +40,9 @@ class Engine(Struct, frozen=True):
     ttft_band: float
 
 
-def engine_of(pool: PoolPlan, model: Model, context: float) -> Engine:
+def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
     """`context`: mean length of a sequence; matters for models with windows or states [tokens]."""
-    gpu, layout, byte = gpu_named(pool.gpu), pool.layout, KV_BYTES[pool.kv_precision]
-    precision = precision_named(pool.precision)
+    layout, byte, precision = pool.layout, KV_BYTES[pool.kv_precision], precision_named(pool.precision)
     sequences, tokens = default_limits(gpu)
     sequences, tokens = pool.max_num_seqs or sequences, pool.max_num_batched_tokens or tokens
     room = held(model, gpu, layout, precision, pool.memory_utilisation, sequences, tokens).kv * GIB

@@ -9,7 +9,7 @@ The rules, in the order in which they are asked:
 3. More tensor parallelism only where one request alone, on an idle engine, would miss its objectives.
 4. Pipeline stages only where a node does not hold the model with room for KV; one stage to a node.
 5. The rest of a node is data parallelism: of experts, ranks of one engine that share them (EP = TP x DP of a stage); of
-   dense models, engines of their own, which vLLM asks for and which routes better.
+   dense models, engines of their own, which vLLM asks for and which routes better. EPLB waits for a measured imbalance.
 6. Decode context parallelism for long contexts, where tensor parallelism would keep the same KV heads several times.
 7. Prefill context parallelism for long prompts whose first token would be late. It takes GPUs: TP x PCP to a copy.
 
@@ -81,8 +81,8 @@ class Case(Struct, frozen=True):
 def recommended(
     model: Model, gpu: Gpu, gpus: int, nodes: int = 1, precision: Precision | None = None, needs: Needs | None = None
 ) -> Candidate | None:
-    """What the rules alone choose; None = the model does not fit. precision: None = the narrowest of bf16 and fp8."""
-    allowed = (Precision.BF16, Precision.FP8) if precision is None else (precision,)
+    """What the rules alone choose; None = the model does not fit. precision: None = as `precisions` allows."""
+    allowed = () if precision is None else (precision,)
     kept = [c for c in candidates(model, gpu, gpus, nodes, allowed, needs) if c.kept]
     return kept[0] if kept else None
 
@@ -95,10 +95,17 @@ def candidates(
         raise ValueError(f"{gpus} GPUs do not make {nodes} equal nodes")
     case = Case(model, gpu, gpus, gpus // nodes, needs or Needs())
     found: list[Candidate] = []
-    for precision in precisions or (Precision.BF16, Precision.FP8):
-        wider = _refused_precision(gpu, precision, precisions or (Precision.BF16, Precision.FP8))
+    allowed = tuple(precisions) or usual_precisions(model)
+    for precision in allowed:
+        wider = _refused_precision(gpu, precision, allowed)
         found += [Candidate(Layout(), 0, precision, False, wider)] if wider else _spread(case, precision)
     return [c for c in found if c.kept] + [c for c in found if not c.kept]
+
+
+def usual_precisions(model: Model) -> tuple[Precision, ...]:
+    """What is allowed where nobody says: as published, and of bf16 also fp8, which costs next to no quality."""
+    published = Precision(model.published)
+    return (published, Precision.FP8) if published is Precision.BF16 else (published,)
 
 
 def described(layout: Layout, replicas: int = 1) -> str:

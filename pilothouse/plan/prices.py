@@ -17,7 +17,7 @@ from pilothouse.config.convert import convert
 from pilothouse.config.load import read_yaml
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import gpu_named
-from pilothouse.perf.gpus import GPUS
+from pilothouse.perf.gpus import Gpu
 
 HOURS_PER_MONTH = 730.0
 TERMS = ("on_demand", "reserved", "spot", "owned")
@@ -48,22 +48,21 @@ class Price(Struct, frozen=True):
     said: str  # term, source and date
 
 
-def price_of(gpu: str, term: str, own: PriceList | None = None) -> Price | None:
+def price_of(gpu: Gpu, term: str, own: PriceList | None = None) -> Price | None:
     """None = nobody said. A list of one's own comes first; `term` is one of `TERMS`."""
-    found = GPUS[gpu]
-    if own is not None and gpu in own.gpus:
-        given, where = own.gpus[gpu], f"{own.source}, {own.date}"
+    if own is not None and gpu.name in own.gpus:
+        given, where = own.gpus[gpu.name], f"{own.source}, {own.date}"
         if term == "owned" and given.owned_per_month is not None:
-            power = found.power_w / 1000 * given.power_usd_per_kwh
+            power = gpu.power_w / 1000 * given.power_usd_per_kwh
             return Price(given.owned_per_month / HOURS_PER_MONTH + power, f"owned, {where}")
         usd_h = None if term == "owned" else getattr(given, term)
         if usd_h is not None:
             return Price(usd_h, f"{term}, {where}")
-    if term != "on_demand" or found.price_usd_h is None:
+    if term != "on_demand" or gpu.price_usd_h is None:
         return None
-    low, high = found.price_usd_h
+    low, high = gpu.price_usd_h
     quotes = f"{low:g} to {high:g}" if high > low else f"{low:g}"
-    return Price((low * high) ** 0.5, f"on_demand, middle of public quotes of {quotes} USD/h, {found.price_date}")
+    return Price((low * high) ** 0.5, f"on_demand, middle of public quotes of {quotes} USD/h, {gpu.price_date}")
 
 
 def read_prices(path: Path) -> PriceList:

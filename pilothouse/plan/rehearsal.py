@@ -4,21 +4,24 @@ A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks 
 """
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
-from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from pilothouse.build import ENGINES_TAKE, fleet, played
-from pilothouse.config.scenario import Replicas, Scenario
+from pilothouse.build import ENGINES_TAKE, played
+from pilothouse.config.scenario import Lateness, Link
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
+from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND, Micros
-from pilothouse.perf.catalog import Model
+from pilothouse.perf.catalog import Gpu, Model
 from pilothouse.plan.asks import Asks
-from pilothouse.plan.document import Confidence, Expected, Plan
+from pilothouse.plan.document import Confidence, Expected, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
+from pilothouse.sim.delays import Delays
+from pilothouse.sim.engine import EngineSpec
+from pilothouse.sim.world import Fleet, Pool
 from pilothouse.workload.outcomes import percentile
 from pilothouse.workload.requests import Planned, Stage, Workload
 
@@ -32,7 +35,8 @@ TELLING = 0.1  # sums and simulation may be as far apart before it is said
 class Job(msgspec.Struct, frozen=True):
     """One simulation, ready to be sent to a process."""
 
-    scenario: Scenario
+    fleet: Fleet
+    policy: Any
     workload: Workload
     percentile: int
     seed: int
@@ -53,46 +57,54 @@ class Rehearsed(msgspec.Struct, frozen=True):
 Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
 
 
-def job(plan: Plan, model: Model, asks: Asks, workload: Workload, files: Path, seed: int = 1) -> Job:
-    """`files`: a directory for the step times of its engines."""
-    pools, context = list[Replicas](), asks.demand.context_mean
-    expected = expected_of(plan)
+def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
+    """As `pilothouse sim` takes a fleet of which nothing else is said."""
+    expected, late = expected_of(plan), Lateness()
     under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
-    requests = max(REQUESTS_MIN, int(LIVES * under_way))
-    for pool in plan.pools:
-        engine = engine_of(pool, model, context)
-        times = msgspec.json.encode(engine.step_time)
-        path = files / f"{blake2b(times, digest_size=8).hexdigest()}.json"
-        path.write_bytes(times)
-        size = workload.block_size
-        pools.append(
-            Replicas(
-                name=pool.name,
-                replicas=pool.replicas * engine.lanes,
-                model=plan.model,
-                gpu=pool.gpu,
-                tp=pool.layout.tp,
-                precision=pool.precision,
-                kv_blocks=max(1, engine.kv_tokens // size),
-                block_size=size,
-                batched_tokens=engine.batched_tokens,
-                sequences=min(engine.sequences, engine.batched_tokens),
-                step_time=str(path),
-                role=pool.role.value,
-            )
-        )
-    scenario = Scenario(name=plan.name, pools=pools, workload=None, policies=[plan.policy])
-    warming = int(LIVES_WARMING * under_way)
+    requests, warming = max(REQUESTS_MIN, int(LIVES * under_way)), int(LIVES_WARMING * under_way)
     load = expected.requests_per_s / asks.rate
     asked = trimmed(workload, requests)
     asked = slowed(asked, load) if load < 1 else asked
-    return Job(scenario, asked, plan.objective.percentile, seed, warming, requests - warming)
+    delays = Delays(
+        network_us=late.network.us,
+        kv_event_us=late.kv_events.us,
+        scrape_us=late.scrape_every.us,
+        scraped_us=late.scraped.us,
+        tokenise_us=late.tokenise.us,
+    )
+    pools = [_pool(pool, model, gpu, asks.demand.context_mean, asked.block_size) for pool in plan.pools]
+    fleet = Fleet(pools, delays)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, warming, requests - warming)
+
+
+def _pool(pool: PoolPlan, model: Model, gpu: Gpu, context: float, block_size: int) -> Pool:
+    engine, link = engine_of(pool, model, gpu, context), Link()
+    spec = EngineSpec(
+        engine.step_time,
+        max(1, engine.kv_tokens // block_size),
+        block_size,
+        engine.batched_tokens,
+        min(engine.sequences, engine.batched_tokens),
+        steps_ahead=1,
+    )
+    made = Pool(pool.name, pool.replicas * engine.lanes, spec, exact=True)
+    if pool.role is Role.BOTH:
+        return made
+    return replace(
+        made,
+        role=pool.role,
+        connector=pool.connector,
+        exchange=model.name,
+        kv_token_bytes=int(engine.token_bytes),
+        link_bytes_per_us=link.gb_per_s * 1e3,
+        link_latency_us=link.latency.us,
+    )
 
 
 def rehearse(job: Job) -> Rehearsed:
     """In this process."""
     rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
-    driver = played(fleet(job.scenario), rules, policy_named(job.scenario.policies[0]), job.workload)
+    driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
     outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
     outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
     outcomes = outcomes[min(job.warming, len(outcomes) // 3) :]

@@ -47,6 +47,8 @@ class Question(Struct, frozen=True, kw_only=True):
     model: Model
     gpu: Gpu
     gpus: int
+    model_said: str = ""  # how others find it: a directory, a file; "" = by its name
+    gpu_said: str = ""
     asks: Asks
     objective: Objective
     workload: Any  # as a plan has it
@@ -159,10 +161,11 @@ def _candidates(question: Question) -> Iterator[Candidate]:
 
 def _way(question: Question, candidate: Candidate) -> _Way:
     pool = PoolPlan(
-        name="engines", replicas=1, layout=candidate.layout, gpu=question.gpu.name, gpus_per_node=question.gpus_per_node,
+        name="engines", replicas=1, layout=candidate.layout, gpu=question.gpu_said or question.gpu.name,
+        gpus_per_node=question.gpus_per_node,
         precision=candidate.precision.value, kv_precision=question.kv_precision,
     )  # fmt: skip
-    engine = engine_of(pool, question.model, question.asks.demand.context_mean)
+    engine = engine_of(pool, question.model, question.gpu, question.asks.demand.context_mean)
     return _Way(candidate, pool, engine, question.gpus // candidate.layout.gpus)
 
 
@@ -248,7 +251,7 @@ def _plan(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet) ->
         rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio)
     return Plan(
         name=question.name,
-        model=question.model.name,
+        model=question.model_said or question.model.name,
         pools=pools,
         objective=question.objective,
         workload=question.workload,

@@ -1,7 +1,5 @@
 """Laws of the sums, and what simulation says of them."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +18,7 @@ from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase
 from pilothouse.workload.spec import Recipe
 
-MODEL = MODELS["Qwen/Qwen3-32B"]
+MODEL, H100 = MODELS["Qwen/Qwen3-32B"], GPUS["h100_sxm"]
 NO_LIMITS = (float("inf"), float("inf"))
 POOL = PoolPlan(name="engines", replicas=1, layout=Layout(tp=2), gpu="h100_sxm")
 
@@ -35,7 +33,7 @@ def asked(rate: float) -> Asks:
 
 
 ASKS = asked(10)
-ENGINE = engine_of(POOL, MODEL, ASKS.demand.context_mean)
+ENGINE = engine_of(POOL, MODEL, H100, ASKS.demand.context_mean)
 
 
 def fleet(replicas: int, prefill: int = 0) -> Fleet:
@@ -93,7 +91,7 @@ def test_bandwidth_runs_out_where_answers_are_long() -> None:
 
 
 def test_a_layout_of_measured_parallelism_has_measured_times() -> None:
-    assert ENGINE.step_time.p_us == step_time(MODEL, GPUS["h100_sxm"], 2, Precision.BF16).p_us
+    assert ENGINE.step_time.p_us == step_time(MODEL, H100, 2, Precision.BF16).p_us
     assert (ENGINE.lanes, ENGINE.tpot_band) == (1, BAND_TPOT)
 
 
@@ -104,7 +102,7 @@ def test_what_is_divided_among_whom() -> None:
         return replace(POOL, layout=Layout(**layout), precision="fp8", gpu="b200_sxm")  # type: ignore[arg-type]
 
     plain, dcp, pcp, pp, ep = (
-        engine_of(made(**layout), moe, 4000)
+        engine_of(made(**layout), moe, GPUS["b200_sxm"], 4000)
         for layout in (
             {"tp": 8},
             {"tp": 8, "dcp": 2},
@@ -121,7 +119,7 @@ def test_what_is_divided_among_whom() -> None:
 
 
 def test_a_smaller_kv_cache_holds_and_reads_twice_as_much() -> None:
-    fp8 = engine_of(replace(POOL, kv_precision="fp8"), MODEL, 1000)
+    fp8 = engine_of(replace(POOL, kv_precision="fp8"), MODEL, H100, 1000)
     assert fp8.step_time.c_ns == pytest.approx(ENGINE.step_time.c_ns / 2)
     assert fp8.kv_tokens == pytest.approx(2 * ENGINE.kv_tokens, rel=1e-3)
 
@@ -152,11 +150,11 @@ def planned(replicas: int, rate: float, asks: Asks, prefill: int = 0) -> Plan:
 
 
 @pytest.mark.parametrize(("replicas", "rate"), [(1, 4.0), (1, 8.0), (4, 30.0)])
-def test_simulation_agrees(replicas: int, rate: float, tmp_path: Path) -> None:
+def test_simulation_agrees(replicas: int, rate: float) -> None:
     work = workload(rate, 1500)
     asks = asks_of(work, lambda _: 0.0)  # the busy part of it, which is what is simulated
     plan = planned(replicas, asks.rate, asks)
-    done = rehearse(job(plan, MODEL, asks, work, tmp_path))
+    done = rehearse(job(plan, MODEL, H100, asks, work))
     assert done.ttft_s == pytest.approx(expected_of(plan).ttft_s, rel=0.3)
     assert done.tpot_s == pytest.approx(expected_of(plan).tpot_s, rel=0.2)
 

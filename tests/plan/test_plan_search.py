@@ -107,15 +107,15 @@ gpus:
 def test_a_list_of_ones_own_comes_first(term: str, usd_h: float | None, tmp_path: Path) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(PRICES)
-    found = price_of("h100_sxm", term, read_prices(path))
+    found = price_of(GPUS["h100_sxm"], term, read_prices(path))
     assert (found.usd_h if found else None) == pytest.approx(usd_h)
     assert found is None or "our contract, 2026-11" in found.said
 
 
 def test_what_ships_is_the_middle_of_quotes_and_only_on_demand() -> None:
-    found = price_of("h100_sxm", "on_demand")
+    found = price_of(GPUS["h100_sxm"], "on_demand")
     assert found is not None and found.usd_h == pytest.approx((1.99 * 5.0) ** 0.5) and "2026-04" in found.said
-    assert price_of("h100_sxm", "spot") is None and price_of("l40s", "on_demand") is None
+    assert price_of(GPUS["h100_sxm"], "spot") is None and price_of(GPUS["l40s"], "on_demand") is None
 
 
 @pytest.mark.parametrize(

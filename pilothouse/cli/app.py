@@ -8,14 +8,14 @@ import typer
 
 from pilothouse import __version__
 from pilothouse.cli.later import App, Later, group_later
+from pilothouse.cli.plan_command import plan
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
-    from pilothouse.cli import benching, calibrating, planning, replaying, running, showing, simulating, sizing, tuning
+    from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating, sizing, tuning
 else:
     benching, calibrating, replaying, running = map(Later, ("benching", "calibrating", "replaying", "running"))
-    planning, showing, simulating = map(Later, ("planning", "showing", "simulating"))
-    sizing, tuning = map(Later, ("sizing", "tuning"))
+    showing, simulating, sizing, tuning = map(Later, ("showing", "simulating", "sizing", "tuning"))
 
 app = App(
     no_args_is_help=True,
@@ -27,6 +27,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Check and explain configura
 app.add_typer(config_app, name="config")
 app.add_typer(group_later("advising", "advise_app", "What to change, and why."), name="advise")
 app.add_typer(group_later("checking", "fleet_app", "Look at the engines of a configuration."), name="fleet")
+
+app.command()(plan)
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
@@ -271,42 +273,6 @@ def calibrate(
             machine=machine, api_key_env=api_key_env,
         )
     )  # fmt: skip
-
-
-@app.command()
-@exits_with_problems
-def plan(
-    file: Annotated[Path | None, typer.Argument(help="all of this in one file (YAML); options come first")] = None,
-    model: Annotated[
-        str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
-    ] = "",
-    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that there are")] = None,
-    workload: Annotated[Path | None, typer.Option(help="workload file, trace, or a journal's directory")] = None,
-    rate: Annotated[float | None, typer.Option(help="requests/s in busy times; default: the workload's own")] = None,
-    ttft: Annotated[str, typer.Option("--ttft-p95", help="most time to first token, e.g. 500ms")] = "",
-    tpot: Annotated[str, typer.Option("--tpot-p95", help="most time per output token, e.g. 40ms")] = "",
-    percentile: Annotated[int | None, typer.Option(help="of the two limits, in place of 95")] = None,
-    goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
-    precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
-    kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
-    prices: Annotated[str, typer.Option(help="file with prices of your own")] = "",
-    usd_per_hour: Annotated[float | None, typer.Option(help="of one GPU, in place of any list")] = None,
-    term: Annotated[str, typer.Option(help="on_demand, reserved, spot or owned; default: on_demand")] = "",
-    why: Annotated[bool, typer.Option("--why", help="each rejected way in one line")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="write the best plan here (YAML)")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="all plans as JSON")] = False,
-    simulate: Annotated[bool, typer.Option(help="try the best plans in the simulator")] = True,
-    seed: Annotated[int, typer.Option(help="of a workload file")] = 1,
-) -> None:
-    """Which fleet serves this workload within its objectives, what to expect of it, and what it costs."""
-    given = {
-        "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "rate": rate, "ttft": ttft, "tpot": tpot,
-        "percentile": percentile, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
-        "usd_per_hour": usd_per_hour, "term": term,
-    }  # fmt: skip
-    wanted, base = planning.read_wanted(file, given)
-    planning.plan(planning.Asked(wanted, base, why, out, as_json, simulate, seed))
 
 
 @app.command()

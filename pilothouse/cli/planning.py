@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pilothouse.cli.plan_page import write_page
 from pilothouse.config.convert import convert
 from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
@@ -77,6 +78,7 @@ class Asked(msgspec.Struct, frozen=True):
     json: bool = False
     simulate: bool = True
     seed: int = 1
+    page: Path | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -115,6 +117,8 @@ def plan(asked: Asked) -> None:
         found = _simulated(question, found, source.workload, asked, console)
     if asked.out is not None and found.plans:
         _write(asked.out, found.plans[0], asked.base)
+    if asked.page is not None and found.plans:
+        write_page(asked.page, question, found)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
         typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected)), indent=1).decode())
@@ -122,8 +126,9 @@ def plan(asked: Asked) -> None:
         show(question, found, source, asked.why)
     if not found.plans:
         raise PilothouseError(_nothing(question, found))
-    if asked.out is not None and not asked.json:
-        typer.echo(f"plan: {asked.out}")
+    for name, path in (("plan", asked.out), ("page", asked.page)):
+        if path is not None and not asked.json:
+            typer.echo(f"{name}: {path}")
 
 
 def _question(asked: Asked) -> tuple[Question, Source]:

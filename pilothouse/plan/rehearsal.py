@@ -16,8 +16,10 @@ from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.perf.catalog import Gpu, Model
+from pilothouse.plan.analytic import Fleet as SumFleet
+from pilothouse.plan.analytic import Pool as Sums
 from pilothouse.plan.asks import Asks
-from pilothouse.plan.document import Confidence, Expected, Plan, PoolPlan
+from pilothouse.plan.document import Confidence, Expected, Plan
 from pilothouse.plan.engines import engine_of
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
@@ -59,12 +61,25 @@ Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes i
 
 def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
     """As `pilothouse sim` takes a fleet of which nothing else is said."""
-    expected, late = expected_of(plan), Lateness()
+    expected = expected_of(plan)
     under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     requests, warming = max(REQUESTS_MIN, int(LIVES * under_way)), int(LIVES_WARMING * under_way)
     load = expected.requests_per_s / asks.rate
     asked = trimmed(workload, requests)
     asked = slowed(asked, load) if load < 1 else asked
+    fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, warming, requests - warming)
+
+
+def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
+    """The plan's engines as `analytic.py` has them. `context`: mean length of a sequence [tokens]."""
+    made = {pool.role: Sums(engine_of(pool, model, gpu, context), pool.replicas) for pool in plan.pools}
+    return SumFleet(made.get(Role.BOTH) or made[Role.DECODE], made.get(Role.PREFILL))
+
+
+def fleet_of(fleet: SumFleet, block_size: int, exchange: str) -> Fleet:
+    """The same engines for the simulator. `exchange`: what both ends of a transfer have alike."""
+    late = Lateness()
     delays = Delays(
         network_us=late.network.us,
         kv_event_us=late.kv_events.us,
@@ -72,13 +87,14 @@ def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed
         scraped_us=late.scraped.us,
         tokenise_us=late.tokenise.us,
     )
-    pools = [_pool(pool, model, gpu, asks.demand.context_mean, asked.block_size) for pool in plan.pools]
-    fleet = Fleet(pools, delays)
-    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, warming, requests - warming)
+    if fleet.prefill is None:
+        return Fleet([_pool(fleet.serving, Role.BOTH, block_size, exchange)], delays)
+    pair = (fleet.prefill, Role.PREFILL), (fleet.serving, Role.DECODE)
+    return Fleet([_pool(pool, role, block_size, exchange) for pool, role in pair], delays)
 
 
-def _pool(pool: PoolPlan, model: Model, gpu: Gpu, context: float, block_size: int) -> Pool:
-    engine, link = engine_of(pool, model, gpu, context), Link()
+def _pool(pool: Sums, role: Role, block_size: int, exchange: str) -> Pool:
+    engine, link = pool.engine, Link()
     spec = EngineSpec(
         engine.step_time,
         max(1, engine.kv_tokens // block_size),
@@ -87,14 +103,14 @@ def _pool(pool: PoolPlan, model: Model, gpu: Gpu, context: float, block_size: in
         min(engine.sequences, engine.batched_tokens),
         steps_ahead=1,
     )
-    made = Pool(pool.name, pool.replicas * engine.lanes, spec, exact=True)
-    if pool.role is Role.BOTH:
+    made = Pool("engines" if role is Role.BOTH else role.value, pool.lanes, spec, exact=True)
+    if role is Role.BOTH:
         return made
     return replace(
         made,
-        role=pool.role,
-        connector=pool.connector,
-        exchange=model.name,
+        role=role,
+        connector="nixl",
+        exchange=exchange,
         kv_token_bytes=int(engine.token_bytes),
         link_bytes_per_us=link.gb_per_s * 1e3,
         link_latency_us=link.latency.us,

@@ -69,6 +69,18 @@ def test_the_table_has_what_was_asked_and_why_says_why_not(folder: Path) -> None
     assert "not TP=1, bf16: quantise first" in said
 
 
+def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None:
+    pytest.importorskip("plotly")
+    page = folder / "plan.html"
+    code, said, _ = run(folder / "plan-for.yaml", "--no-simulate", "--page", page)
+    text = page.read_text()
+    assert code == 0 and f"page: {page}" in said
+    assert all(
+        words in text for words in ("Pareto front", "activation", "TTFT p95 [s]", "TPOT p95 [ms]", "not TP=1, bf16")
+    )
+    assert text.count("<script") >= 4 and " src=" not in text
+
+
 def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
     code, _, error = run(folder / "plan-for.yaml", "--no-simulate", "--ttft-p95", "1ms")
     assert code == 1 and "no fleet of 4 x h100_sxm keeps these objectives" in error and "TTFT p95" in error

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from pilothouse.core.events import Role
 from pilothouse.perf.catalog import GPUS, MODELS, Precision
 from pilothouse.perf.coefficients import step_time
 from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
@@ -141,6 +142,9 @@ def test_busy_times_are_planned_for_and_the_mean_is_paid_for() -> None:
 def planned(replicas: int, rate: float, asks: Asks, prefill: int = 0) -> Plan:
     load = load_at(fleet(replicas, prefill), asks, rate, 95)
     pools = [replace(POOL, replicas=replicas)]
+    if prefill:
+        pools = [replace(POOL, name="prefill", role=Role.PREFILL, replicas=prefill, connector="nixl")]
+        pools += [replace(POOL, name="decode", role=Role.DECODE, replicas=replicas, connector="nixl")]
     expected = Expected(
         ttft_s=load.ttft_us / 1e6, tpot_s=load.tpot_us / 1e6, ttft_band=0.3, tpot_band=0.1, output_per_s=1, requests_per_s=rate,
         requests_per_s_max=rate, kv_tokens=1, utilisation=1, bound=Bound.LATENCY, usd_per_hour=1, usd_per_m_input=1,
@@ -149,11 +153,11 @@ def planned(replicas: int, rate: float, asks: Asks, prefill: int = 0) -> Plan:
     return Plan(name="p", model=MODEL.name, pools=pools, objective=Objective(), workload=None, expected=expected)
 
 
-@pytest.mark.parametrize(("replicas", "rate"), [(1, 4.0), (1, 8.0), (4, 30.0)])
-def test_simulation_agrees(replicas: int, rate: float) -> None:
+@pytest.mark.parametrize(("replicas", "prefill", "rate"), [(1, 0, 4.0), (1, 0, 8.0), (4, 0, 30.0), (2, 1, 10.0)])
+def test_simulation_agrees(replicas: int, prefill: int, rate: float) -> None:
     work = workload(rate, 1500)
     asks = asks_of(work, lambda _: 0.0)  # the busy part of it, which is what is simulated
-    plan = planned(replicas, asks.rate, asks)
+    plan = planned(replicas, asks.rate, asks, prefill)
     done = rehearse(job(plan, MODEL, H100, asks, work))
     assert done.ttft_s == pytest.approx(expected_of(plan).ttft_s, rel=0.3)
     assert done.tpot_s == pytest.approx(expected_of(plan).tpot_s, rel=0.2)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pilothouse.cli import manifests_command
 from pilothouse.cli.app import app
+from pilothouse.plan.manifests.targets import TARGETS
 
 PLAN = """
 name: small
@@ -34,6 +36,10 @@ def test_written_refused_for_want_of_digests_then_filled(plan: Path, tmp_path: P
     filled = run(app, ["manifests", str(plan), *images, "-o", str(out)])
     assert filled.exit_code == 0 and "digest" not in filled.output
     assert run(app, ["manifests", str(out)]).exit_code == 0
+
+
+def test_help_names_every_target() -> None:
+    assert ", ".join(TARGETS) == manifests_command.TARGETS
 
 
 def test_a_short_name_becomes_the_hubs(plan: Path) -> None:

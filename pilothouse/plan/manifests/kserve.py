@@ -20,7 +20,6 @@ OF_GROUPS = {
     "--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless", "--data-parallel-rpc-port",
     "--data-parallel-size", "--pipeline-parallel-size", "--enable-lora", "--max-loras", "--lora-modules",
 }  # fmt: skip
-MODEL = "/mnt/models"
 
 
 def render(order: Order) -> list[File]:
@@ -98,7 +97,7 @@ def _scaling(scaling: Scaling) -> Object:
 
 def _pod(order: Order, pool: PoolPlan) -> Object:
     """What KServe's preset is to have otherwise: it merges containers by name, and mounts the weights."""
-    place = Place(model=MODEL, address=POD_IP, leader="x" if nodes(pool) > 1 else "")
+    place = Place(address=POD_IP, leader="x" if nodes(pool) > 1 else "")
     main = engine(order, pool, place, "main")
     for name in ("command", "args", "ports", "startupProbe", "readinessProbe", "livenessProbe"):
         main.pop(name, None)

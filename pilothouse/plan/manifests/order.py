@@ -8,7 +8,8 @@ from pilothouse.core.errors import Problem
 from pilothouse.plan.document import Plan, PoolPlan
 from pilothouse.plan.manifests.images import Images
 
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")  # a DNS label, short enough for what is appended to it
+NAME = re.compile(r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?")  # a DNS label, short enough for what stands beside it
+NAME_MAX = 32  # of a plan: with a pool's, and what LeaderWorkerSet and KServe append, at most 63
 SCHEMES = ("hf", "pvc", "oci")
 STORED_SMALL = re.compile(r"fp8|w8a8|fp4|int4|int8|awq|gptq|w4a16|gpt-oss", re.IGNORECASE)  # in names of checkpoints
 
@@ -72,8 +73,9 @@ class Order(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Of objects: the plan's, as Kubernetes spells names."""
-        return re.sub(r"[^a-z0-9]+", "-", self.plan.name.lower()).strip("-")
+        """Of objects: the plan's, as Kubernetes spells names, and short enough for what is appended."""
+        spelled = re.sub(r"[^a-z0-9]+", "-", self.plan.name.lower()).strip("-")
+        return (spelled if spelled[:1].isalpha() else f"plan-{spelled}")[:NAME_MAX].strip("-")
 
     @property
     def served(self) -> str:
@@ -101,8 +103,6 @@ def problems(order: Order) -> list[Problem]:
     """What no target can write out."""
     plan, found = order.plan, []
     names = [pool.name for pool in plan.pools]
-    if not NAME.fullmatch(order.name):
-        found.append(Problem("name", f"{plan.name!r} gives no name of at most 42 letters, digits and hyphens"))
     if not plan.pools:
         found.append(Problem("pools", "is empty: there is nothing to deploy"))
     for i, pool in enumerate(plan.pools):
@@ -132,7 +132,7 @@ def problems(order: Order) -> list[Problem]:
 def _of_pool(order: Order, pool: PoolPlan) -> list[tuple[str, str]]:
     layout, found = pool.layout, []
     if not NAME.fullmatch(pool.name):
-        found.append(("name", f"{pool.name!r} is not a DNS label of at most 42 letters"))
+        found.append(("name", f"{pool.name!r} is not a DNS label of at most 24 letters"))
     if pool.replicas < 1:
         found.append(("replicas", "must be at least 1"))
     if min(layout.tp, layout.pp, layout.dp, layout.dcp, layout.pcp, pool.gpus_per_node) < 1:

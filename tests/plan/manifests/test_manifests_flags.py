@@ -1,6 +1,7 @@
 """Flags of engines: laws over every layout, then what the example plans say; ports never meet."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -107,3 +108,10 @@ def test_both_sides_of_a_pair_have_the_same_kind_of_connector() -> None:
     prefill = variables(split.plan.pools[0], Place(address="10.0.0.7", number=2))
     assert prefill["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "10.0.0.7"
     assert prefill["VLLM_NIXL_SIDE_CHANNEL_PORT"] == str(EXCHANGE + 2 * APART)
+
+
+@given(st.text(max_size=80))
+def test_any_plan_has_a_name_that_kubernetes_takes(name: str) -> None:
+    plan = Plan(name=name, model="m", pools=[], objective=Objective(), workload=None)
+    made = Order(plan=plan, weights=Weights("hf://m/m")).name
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made) and len(made) <= 32

@@ -3,19 +3,20 @@
 # be interrupted and run again.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo demo-pd test check format clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
-TYPED := pilothouse engine/install.py engine/project.py examples/demo
+TYPED := pilothouse engine/install.py engine/project.py examples/demo examples/demo_pd
 FAST := not engine and not browser
 TOLD = @printf '\n== %s\n'
 
 help:
 	@echo 'make demo    two real vLLM engines on this machine, the gateway in front, a conversation, two policies compared'
+	@echo 'make demo-pd one engine that computes prompts and one that answers, against two that do both'
 	@echo 'make test    all tests, those with real engines included'
 	@echo 'make check   what must be true of every commit: format, lint, types, layers, the fast tests'
 	@echo 'make format  let ruff format the sources'
@@ -26,6 +27,10 @@ help:
 demo: $(VENV)/.installed-demo $(VENV)/.installed-engine
 	$(TOLD) 'Demo'
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+demo-pd: $(VENV)/.installed-demo $(VENV)/.installed-engine
+	$(TOLD) 'Demo: prefill and decode'
+	@$(BIN)/python -m examples.demo_pd $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-engine
 	$(TOLD) 'Tests'

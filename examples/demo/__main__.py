@@ -7,18 +7,17 @@ Reads like the README beside it: the traffic, one run, the reason of each choice
 
 import argparse
 import asyncio
-import signal
 import statistics
-import sys
 import time
 from pydoc_data.topics import topics  # the manual that Python's own help() shows: real prose, no download
 from typing import Any
 
 import aiohttp
 import msgspec
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
+from openai import AsyncOpenAI
 
-from examples.demo.fleet import MODEL, REPLICAS, DemoFailed, fleet, say
+from examples.demo.fleet import ENGINES, MODEL, DemoFailed, fleet, say
+from examples.demo.running import run, talking
 from pilothouse.live.stories import Story
 from pilothouse.policies.profiles import DEFAULT
 from rig.model import Shape, tiny_model
@@ -53,9 +52,12 @@ async def main(against: str) -> None:
     transcript: Transcript = {}
     runs = {}
     for policy in (DEFAULT, against):
-        say(f"\n== {policy}: {REPLICAS} fresh engines with empty caches")
+        say(f"\n== {policy}: {ENGINES} fresh engines with empty caches")
         begun = time.monotonic()
-        async with fleet(model, policy) as (api, control), talking(api) as client:
+        async with (
+            fleet(model, policy, f"--replicas={ENGINES}", f"--policy={policy}") as (api, control),
+            talking(api) as client,
+        ):
             seconds[f"{policy}: engines"] = time.monotonic() - begun
             begun = time.monotonic()
             runs[policy] = await traffic(client, control, transcript)
@@ -65,19 +67,13 @@ async def main(against: str) -> None:
     say(f"Done in {time.monotonic() - started:.0f} s. Every process that was started has ended.")
 
 
-def talking(api: str) -> AsyncOpenAI:
-    """The official client, with no proxy between this machine and itself, and no retries to hide anything."""
-    http = DefaultAsyncHttpxClient(trust_env=False)
-    return AsyncOpenAI(base_url=api, api_key="none", max_retries=0, http_client=http)
-
-
 # The traffic: the same requests, in the same order, with the same pauses in every run
 
 
 async def traffic(client: AsyncOpenAI, control: str, transcript: Transcript) -> list[Answered]:
     """All rounds. A round's requests overlap; a chat's next question carries its whole history."""
     await asyncio.gather(
-        *(ask(client, f"guest {n}", [{"role": "user", "content": "Hello"}]) for n in range(REPLICAS))
+        *(ask(client, f"guest {n}", [{"role": "user", "content": "Hello"}]) for n in range(ENGINES))
     )  # first steps
     turns, answered = dict.fromkeys(CHATS, 0), list[Answered]()
     for number, chats in enumerate(ROUNDS, 1):
@@ -174,27 +170,10 @@ def compare(runs: dict[str, list[Answered]]) -> None:
     say(f"{'of prompt tokens asked':<26}" + "".join(f"{sum(e.prompt_tokens for e in r):>28,}" for r in runs.values()))
 
 
-def foreseen(error: BaseException) -> BaseException | None:
-    """What a person should read instead of a traceback; None for a bug."""
-    if isinstance(error, BaseExceptionGroup):
-        return foreseen(error.exceptions[0])
-    return error if isinstance(error, (DemoFailed, OpenAIError, aiohttp.ClientError)) else None
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo", description="What it is worth to know who holds what."
     )
     parser.add_argument("--against", metavar="POLICY", default="round_robin", help="the policy to compare with")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        asyncio.run(main(chosen.against))
-    except KeyboardInterrupt:
-        say("Stopped. Nothing that was started is left running.")
-        sys.exit(130)
-    except Exception as error:
-        if (problem := foreseen(error)) is None:
-            raise
-        sys.exit(f"The demo failed: {problem}")
+    run(main(chosen.against))

@@ -13,7 +13,7 @@ import aiohttp
 
 from pilothouse.live.launch_machine import free_ports
 
-MODEL, REPLICAS = "demo", 2
+MODEL, ENGINES = "demo", 2
 LOGS = Path(".cache/demo")
 LOADING_S, STOPPING_S, POLL_S = 600, 60, 0.25
 PROBE_S = aiohttp.ClientTimeout(total=5)
@@ -24,12 +24,11 @@ class DemoFailed(Exception):
 
 
 @asynccontextmanager
-async def fleet(model: Path, policy: str) -> AsyncIterator[tuple[str, str]]:
+async def fleet(model: Path, name: str, *what: str) -> AsyncIterator[tuple[str, str]]:
     """Two engines and the gateway in front: the URLs of its API and of its control address."""
     api, control = (f"127.0.0.1:{port}" for port in free_ports(2))
-    options = {"model": model, "served-name": MODEL, "replicas": REPLICAS, "policy": policy}
-    options |= {"listen": api, "control": control, "logs": LOGS / policy}
-    words = ["up", *(f"--{name}={value}" for name, value in options.items())]
+    options = {"model": model, "served-name": MODEL, "listen": api, "control": control, "logs": LOGS / name}
+    words = ["up", *what, *(f"--{option}={value}" for option, value in options.items())]
     say(f"pilothouse {' '.join(words)}")
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pilothouse.cli", *words),
@@ -69,7 +68,7 @@ async def until_ready(child: Process, control: str, told: list[str]) -> None:
             with suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(f"{control}/status") as answer:
                     endpoints = (await answer.json())["endpoints"]
-                if sum(each["state"] == "up" and each["kv"] == "exact" for each in endpoints) == REPLICAS:
+                if sum(each["state"] == "up" and each["kv"] == "exact" for each in endpoints) == ENGINES:
                     return
             await asyncio.sleep(POLL_S)
     raise DemoFailed(f"the engines were not ready after {LOADING_S} s; their logs are in {LOGS}")

@@ -199,7 +199,7 @@ def config_of(wanted: Wanted, replicas: list[Replica]) -> dict[str, Any]:
         "listen": wanted.listen,
         "control": wanted.control,
         "workers": wanted.workers,
-        "policy": wanted.policy,
+        "policy": yaml.safe_load(wanted.policy),  # a name, or a mapping
         "pools": pools,
     }
     if wanted.journal:

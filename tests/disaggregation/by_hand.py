@@ -8,16 +8,16 @@ What an engine does alone is shown with these; what Pilothouse makes of it, by s
 
 import json
 import random
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
-from typing import Any
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
+from rig import metrics
 from rig.engines import Engine
 from rig.exchange import Exchange, bootstrap_port
 
@@ -25,6 +25,13 @@ Body = dict[str, Any]
 PLEASE_PREFILL = {"do_remote_decode": True, "do_remote_prefill": False}
 PLEASE_FETCH = {"do_remote_decode": False, "do_remote_prefill": True}
 NO_PARAMETERS = ("files", "mooncake_store", "lmcache")  # engines find KV by what the prompt is
+
+
+class Server(Protocol):
+    """An engine, or a gateway."""
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ def ask(url: str, body: Body | None = None, request: str = "", timeout: float = 
 
 
 def completion(
-    engine: Engine | Address,
+    engine: Server,
     prompt: list[int] | list[list[int]],
     parameters: Body | None = None,
     request: str = "",
@@ -73,15 +80,31 @@ def completion(
 
 
 @contextmanager
-def occupied(engine: Engine) -> Iterator[None]:
-    """One slot of the engine is busy with an answer that ends when the block is left: its client is gone then."""
-    body = {"model": "tiny", "prompt": [300], "max_tokens": 8000, "ignore_eos": True, "stream": True}
-    connection = HTTPConnection("127.0.0.1", engine.port, timeout=30)
-    with closing(connection):
+def begun(server: Server, prompt: list[int], **more: Any) -> Iterator[HTTPResponse]:
+    """A streamed answer whose first token is here. Leaving the block before its end hangs up."""
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 16, "temperature": 0, "stream": True, **more}
+    with closing(HTTPConnection(server.url.removeprefix("http://"), timeout=60)) as connection:
         connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
         with connection.getresponse() as answer:
-            answer.readline()
-            yield
+            if answer.status != 200:
+                raise Refused(answer.status, answer.read().decode(errors="replace"))
+            yield answer
+
+
+@contextmanager
+def occupied(engine: Server) -> Iterator[None]:
+    """One slot of the engine is busy with an answer that ends when the block is left: its client is gone then."""
+    with begun(engine, [300], max_tokens=8000, ignore_eos=True) as answer:
+        answer.readline()
+        yield
+
+
+def streamed(server: Server, prompt: list[int]) -> list[int]:
+    """What comes of a prompt, read as it is generated."""
+    with begun(server, prompt, return_token_ids=True) as answer:
+        events = [line.removeprefix("data: ") for line in answer.read().decode().splitlines() if line]
+    assert events[-1] == "[DONE]", events
+    return [token for event in events[:-1] for token in json.loads(event)["choices"][0]["token_ids"]]
 
 
 def tokens_of(answer: Any) -> list[int]:
@@ -90,7 +113,7 @@ def tokens_of(answer: Any) -> list[int]:
     return found
 
 
-def whole(engine: Engine | Address, prompt: list[int]) -> list[int]:
+def whole(engine: Server, prompt: list[int]) -> list[int]:
     """What one engine alone makes of a prompt."""
     return tokens_of(completion(engine, prompt))
 
@@ -119,19 +142,11 @@ def split_by_hand(exchange: Exchange, prefill: Engine, decode: Engine, prompt: l
     return tokens_of(completion(decode, prompt, parameters, request))
 
 
-def metric(engine: Engine | Address, name: str, **labels: str) -> float:
-    """Sum of a metric of an engine over all samples with these labels; 0 if there are none."""
-    wanted = [f'{label}="{value}"' for label, value in labels.items()]
-    with urlopen(f"{engine.url}/metrics", timeout=10) as answer:
-        return sum(value for has, value in samples(answer.read().decode(), name) if all(each in has for each in wanted))
+def metric(engine: Server, name: str, **labels: str) -> float:
+    """A number that an engine tells."""
+    return metrics.metric(engine.url, name, **labels)
 
 
-def samples(text: str, name: str) -> Iterator[tuple[str, float]]:
-    """Labels and value of each line of a metric."""
-    for labels, value in re.findall(rf"^{re.escape(name)}({{.*}})? (\S+)$", text, re.MULTILINE):
-        yield labels, float(value)
-
-
-def fetched_tokens(engine: Engine | Address) -> float:
+def fetched_tokens(engine: Server) -> float:
     """Prompt tokens whose KV came from outside, since the engine started."""
-    return metric(engine, "vllm:external_prefix_cache_hits_total")
+    return metrics.fetched_tokens(engine.url)

@@ -10,13 +10,12 @@ from pilothouse.config.scenario_load import Ready, scenario_from_data
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Tier
 from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_named, precision_named
-from pilothouse.perf.memory import SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens
+from pilothouse.perf.memory import KV_BYTES, SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens
 from pilothouse.perf.storage import STORAGES
 from pilothouse.plan.document import Layout, Plan, PoolPlan
 from pilothouse.workload.outcomes import Run
 
 BLOCK = 16  # tokens, of which KV capacity is a whole number
-KV_BYTES = {"bf16": 2.0, "fp8": 1.0}  # of a value in the KV cache
 DRAFTED = "num_speculative_tokens"  # as vLLM's --speculative-config has it
 
 

@@ -34,6 +34,13 @@ def test_every_plan_keeps_what_it_promises(name: str) -> None:
     assert refused == 0 and keeps(PLANS[name], run), good_ratio(run)
 
 
+@pytest.mark.parametrize("name", PLANS)
+def test_every_request_fits_into_the_context_of_every_engine(name: str) -> None:
+    requests = [r for stage in to_scenario(PLANS[name]).recipe.make(1).stages for r in stage.requests]
+    longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    assert all(longest <= (pool.max_model_len or 0) for pool in PLANS[name].pools)
+
+
 def test_a_fleet_that_is_overrun_keeps_nothing() -> None:
     assert not keeps(PLANS["grid-large"], simulated(PLANS["grid-large"], 4.0, 200))
 

@@ -33,7 +33,7 @@ def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
     ]  # fmt: skip
     counted = [a.done for a in done if a.done is not None and a.done.cached_tokens is not None and a.done.prompt_tokens]
     prompt = sum(d.prompt_tokens or 0 for d in counted)
-    engines = [engine for engine in day.engines.values() if engine.gone_us is None]
+    engines = _there(day)
     gone = len(day.engines) - len(engines)
     return Observed(
         source=path.name, label="Measured", is_service=True, seconds=(day.last_us - day.first_us) / SECOND,
@@ -43,8 +43,14 @@ def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
         is_split=any(engine.seen.role is not Role.BOTH for engine in engines),
         concurrency=_running(engines), speculates=any(engine.seen.speculation for engine in engines),
         models=_classes([engine.seen.models for engine in engines]), tenants=tenants,
-        notes=[f"{gone} engines that left are in no figure of engines"] if gone else [],
+        notes=[f"in no figure: engines that left, {gone}"] if gone else [],
     )  # fmt: skip
+
+
+def _there(day: Day) -> list[Engine]:
+    """Engines that were there to the last: a gateway that ends in order takes leave of all of them."""
+    last_us = max((ask.end_us or ask.arrived.at_us for ask in day.asks), default=day.first_us)
+    return [engine for engine in day.engines.values() if engine.gone_us is None or engine.gone_us >= last_us]
 
 
 def _policy(day: Day) -> str | None:

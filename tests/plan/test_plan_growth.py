@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 from pilothouse import build
 from pilothouse.cli import app
 from pilothouse.config.scenario_load import scenario_from_data
+from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken
+from pilothouse.core.units import EndpointId, Micros, RequestId
+from pilothouse.journal.log import Writer
 from pilothouse.plan.growth import (
     BASELINE_S,
     DONE,
@@ -147,6 +150,28 @@ def test_a_journal_tells_of_engines_times_and_policy(tmp_path: Path) -> None:
     assert advice.step is Step.BASELINE and any("1,000 are needed" in number for number in advice.numbers)
     short = invoked(str(tmp_path / "day"), "--baseline", "1s", "--objectives", "ttft=1h,tpot=1h")
     assert short.checks[2].state is State.NOT and "both phases meet" in short.checks[2].numbers[-1]
+
+
+def test_engines_that_go_with_the_gateway_count_and_those_before_do_not(tmp_path: Path) -> None:
+    journal = Writer(tmp_path, 1 << 20, 1 << 30, {}, {"like": "round_robin"})
+    journal.rotate(b"")
+    first, last = EndpointId("first"), EndpointId("last")
+    for event in (
+        EndpointSeen(Micros(0), first, "http://a", "p", ["m", "adapter"]),
+        EndpointSeen(Micros(0), last, "http://b", "p", ["m"], speculation="mtp"),
+        EndpointGone(Micros(10), first),
+        Arrived(Micros(20), RequestId("r"), "m", 100, []),
+        FirstToken(Micros(30), RequestId("r")),
+        Finished(Micros(70), RequestId("r"), 100, 25, 5),
+        EndpointGone(Micros(90), last),
+    ):
+        journal.append(event, [])
+    journal.close()
+    found = of_journal(tmp_path, Objectives(ttft_us=Micros(5)), 2)
+    assert (found.engines, found.speculates, found.models, found.policy) == (1, True, ["m"], "round_robin")
+    assert (found.requests, found.hit_ratio, found.tenants) == (1, 0.25, 2)
+    assert found.ttft == Phase(1e-05, 5e-06) and found.tpot == Phase(1e-05, None)  # 40 us for four further tokens
+    assert found.concurrency is None and found.notes == ["in no figure: engines that left, 1"]
 
 
 def test_a_split_is_estimated_where_hardware_is_named(tmp_path: Path) -> None:

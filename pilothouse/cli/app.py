@@ -8,6 +8,7 @@ import typer
 
 from pilothouse import __version__
 from pilothouse.cli.later import App, Later, group_later
+from pilothouse.cli.plan_command import plan
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Check and explain configura
 app.add_typer(config_app, name="config")
 app.add_typer(group_later("advising", "advise_app", "What to change, and why."), name="advise")
 app.add_typer(group_later("checking", "fleet_app", "Look at the engines of a configuration."), name="fleet")
+
+app.command()(plan)
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]

@@ -16,7 +16,7 @@ from pilothouse.config.scenario_load import hardware_of, policy_named, read_step
 from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
 from pilothouse.core.errors import JournalError
-from pilothouse.core.events import Role
+from pilothouse.core.events import Role, Tier
 from pilothouse.core.health import HealthSettings
 from pilothouse.core.selection import Profile
 from pilothouse.core.units import EndpointId, Micros
@@ -31,6 +31,7 @@ from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
+from pilothouse.sim.tiers import TierSpec
 from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
@@ -137,6 +138,7 @@ def simulated(
     tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
     notes = [goodput_note(general, tenants), *(pool_note(pool) for pool in scenario.pools)]
     notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
+    notes += [f"{count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()]
     return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
 
 
@@ -191,16 +193,29 @@ def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
 def _exchange(pool: Replicas) -> dict[str, Any]:
     """How a pool hands KV over, if it does."""
     if pool.role == "both":
-        return {}
-    model = model_named(pool.model)
+        return {"kv_token_bytes": _token_bytes(pool)} if _tiers(pool) else {}
     return {
         "role": Role(pool.role),
         "connector": "nixl",
         "exchange": f"{pool.model} {pool.precision} {pool.block_size}",
-        "kv_token_bytes": int(sequence_bytes(model, 1, SEQUENCE_TOKENS) / SEQUENCE_TOKENS),
+        "kv_token_bytes": _token_bytes(pool),
         "link_bytes_per_us": pool.link.gb_per_s * 1e3,
         "link_latency_us": pool.link.latency.us,
     }
+
+
+def _token_bytes(pool: Replicas) -> int:
+    return int(sequence_bytes(model_named(pool.model), 1, SEQUENCE_TOKENS) / SEQUENCE_TOKENS)
+
+
+def _tiers(pool: Replicas) -> list[TierSpec]:
+    spaces = {Tier.DRAM: pool.tiers.dram, Tier.DISK: pool.tiers.disk, Tier.REMOTE: pool.tiers.remote}
+    block_bytes = _token_bytes(pool) * (pool.block_size or 16)
+    return [
+        TierSpec(tier, max(1, int(space.gb * 1e9 / block_bytes)), space.gb_per_s)
+        for tier, space in spaces.items()
+        if space is not None
+    ]
 
 
 def engine_spec(pool: Replicas) -> EngineSpec:
@@ -227,6 +242,7 @@ def engine_spec(pool: Replicas) -> EngineSpec:
         prefix_cache=pool.prefix_cache,
         steps_ahead=int(pool.async_scheduling),
         speculation=None if drafts is None else speculating.speculation_of(drafts),
+        tiers=_tiers(pool),
     )
 
 
@@ -257,9 +273,10 @@ def pool_note(pool: Replicas) -> str:
     off = "" if spec.step_time.error is None else f" (error {spec.step_time.error:.0%})"
     kv = f"{spec.kv_blocks:,} KV blocks of {spec.block_size} tokens each, {'given' if pool.kv_blocks else 'Estimated'}"
     times = f"step times {spec.step_time.label}{off}: {spec.step_time.source}"
+    below = "".join(f", {tier.blocks:,} blocks in {tier.tier.value} at {tier.gb_per_s:g} GB/s" for tier in spec.tiers)
+    on = f"{pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}"
     drafts = "" if pool.speculation is None else f"; {speculating.note(pool.speculation)}"
-    where = f"{pool.replicas} x {pool.model} {pool.precision} on {pool.tp} x {pool.gpu}"
-    return f"pool {pool.name}: {where}, {kv}; {times}{drafts}"
+    return f"pool {pool.name}: {on}, {kv}{below}; {times}{drafts}"
 
 
 def _knowledge_note(knowledge: CacheKnowledge) -> str:

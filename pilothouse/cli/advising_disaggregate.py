@@ -75,8 +75,12 @@ class Given(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+def given_by(asked: Asked) -> Given:
+    return _of_path(asked) if Path(asked.source).exists() or ":" not in asked.source else _of_gateway(asked)
+
+
 def disaggregate(asked: Asked) -> None:
-    given = _of_path(asked) if Path(asked.source).exists() or ":" not in asked.source else _of_gateway(asked)
+    given = given_by(asked)
     answer, runs = _tried(asked, given)
     if asked.json:
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
@@ -97,14 +101,16 @@ def _of_path(asked: Asked) -> Given:
         hit, said = source.cached_ratio, f"hit rate as the engines reported, {source.cached_ratio:.1%} [Measured]"
         estimate = advise_split(needs.need(asks, hit, rate), *_each(machines), _terms(asked))
     else:
-        hit, tokens = 0.0, source.kv_tokens
+        tokens = machines.both.kv_tokens  # of a first guess, one engine
+        hit = needs.hits(found.curve, asks, tokens, workload.block_size)
         for _ in range(ROUNDS):
             estimate = advise_split(needs.need(asks, hit, rate), *_each(machines), _terms(asked))
-            engines = estimate.together or estimate.apart
-            tokens = sum(pool.engines for pool in engines.pools) * machines.both.kv_tokens if engines else tokens
-            before, hit = hit, needs.hits(found.curve, asks, tokens, workload.block_size)
-            if hit == before:
+            plan = estimate.together or estimate.apart
+            held = sum(pool.engines for pool in plan.pools) * machines.both.kv_tokens if plan else tokens
+            if held == tokens:
                 break
+            tokens, hit = held, needs.hits(found.curve, asks, held, workload.block_size)
+        estimate = advise_split(needs.need(asks, hit, rate), *_each(machines), _terms(asked))
         said = f"hit rate {hit:.1%} by the hit curve at {tokens:,} tokens of HBM [Estimated]"
     notes = [said, *source.notes]
     if asks.closed and asked.rate is None:

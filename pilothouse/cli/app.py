@@ -2,16 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pilothouse import __version__
-from pilothouse.cli import advising, benching, calibrating, checking, replaying, running, showing, simulating, tuning
+from pilothouse.cli.later import App, Later, group_later
+from pilothouse.cli.manifests_command import manifests
+from pilothouse.cli.plan_command import plan
 from pilothouse.cli.problems import exits_with_problems
-from pilothouse.policies.profiles import DEFAULT
 
-app = typer.Typer(
+if TYPE_CHECKING:
+    from pilothouse.cli import benching, calibrating, replaying, running, showing, simulating, sizing, tuning
+else:
+    benching, calibrating, replaying, running = map(Later, ("benching", "calibrating", "replaying", "running"))
+    showing, simulating, sizing, tuning = map(Later, ("showing", "simulating", "sizing", "tuning"))
+
+app = App(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -19,8 +26,11 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check and explain configurations.")
 app.add_typer(config_app, name="config")
-app.add_typer(advising.advise_app, name="advise")
-app.add_typer(checking.fleet_app, name="fleet")
+app.add_typer(group_later("advising", "advise_app", "What to change, and why."), name="advise")
+app.add_typer(group_later("checking", "fleet_app", "Look at the engines of a configuration."), name="fleet")
+
+app.command()(plan)
+app.command()(manifests)
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
@@ -66,16 +76,20 @@ def up(
     listen: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1:8080",
     control: Annotated[str, typer.Option(help="address of metrics, status and explain")] = "127.0.0.1:9090",
     workers: Annotated[int, typer.Option(min=1, help="gateway processes that carry traffic")] = 1,
-    policy: Annotated[str, typer.Option(help="routing policy: a name, or a mapping as in the configuration")] = DEFAULT,
+    policy: Annotated[
+        str, typer.Option(help="routing policy: a name, or a mapping; `pilothouse plugins` marks the default")
+    ] = "",
     journal: Annotated[Path | None, typer.Option(help="directory for the journal; default: none")] = None,
     logs: Annotated[Path, typer.Option(help="directory for the engines' logs")] = Path("logs"),
     log: Annotated[bool, typer.Option("--log", help="a log line per request on standard output")] = False,
 ) -> None:
     """Start engines on this machine and the gateway in front of them. Ctrl-C stops all."""
+    from pilothouse.policies.profiles import DEFAULT
+
     running.up(
         running.Wanted(
             model, int(not prefill and not decode) if replicas is None else replicas, engine, tuple(engine_arg or ()),
-            served_name, listen, control, workers, policy, str(journal) if journal else None, str(logs), log,
+            served_name, listen, control, workers, policy or DEFAULT, str(journal) if journal else None, str(logs), log,
             prefill, decode, connector,
         )
     )  # fmt: skip
@@ -265,6 +279,41 @@ def calibrate(
 
 @app.command()
 @exits_with_problems
+def size(
+    model: Annotated[
+        str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
+    ],
+    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")],
+    tp: Annotated[int, typer.Option(min=1, help="tensor-parallel degree: GPUs of one engine")] = 1,
+    pp: Annotated[int, typer.Option(min=1, help="pipeline stages")] = 1,
+    dp: Annotated[int, typer.Option(min=1, help="data-parallel ranks that share experts")] = 1,
+    dcp: Annotated[int, typer.Option(min=1, help="decode context parallelism: ranks that share a context")] = 1,
+    precision: Annotated[str, typer.Option(help="of the weights: bf16, fp8, fp4, int4; default: as published")] = "",
+    kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4")] = "bf16",
+    context: Annotated[str, typer.Option(help="lengths of sessions [tokens]; k = 1,024")] = "32k,128k,512k",
+    sessions: Annotated[int, typer.Option(min=0, help="of the first length: what headroom do they leave?")] = 0,
+    utilisation: Annotated[float, typer.Option(min=0.05, max=1.0, help="the engine's share of GPU memory")] = 0.9,
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="the engine's limit; default: its own")] = None,
+    kv_gb: Annotated[float | None, typer.Option(min=0, help="space for KV instead of what is left [1e9 B]")] = None,
+    prompt: Annotated[str, typer.Option(help="lengths of prompts: mean, or mean:p99:longest [tokens]")] = "",
+    output: Annotated[str, typer.Option(help="lengths of answers: mean, or mean:p99:longest [tokens]")] = "",
+    shared: Annotated[int, typer.Option(min=0, help="of each prompt, common to all and kept once [tokens]")] = 0,
+    overflow: Annotated[str, typer.Option(help="how often KV space may not do for the sequences that run")] = "1%",
+    chat: Annotated[str, typer.Option(help="GPU of decode: compare with the rule of thumb for chat")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Quick sums: weights, KV per token, tokens and sessions that fit; exit status 1 with the reason if none do."""
+    sizing.size(
+        sizing.Asked(
+            model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, dcp=dcp, precision=precision, kv_precision=kv_precision,
+            contexts=context, sessions=sessions, utilisation=utilisation, max_num_seqs=max_num_seqs, kv_gb=kv_gb,
+            prompt=prompt, output=output, shared=shared, overflow=overflow, chat=chat, as_json=as_json,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+@exits_with_problems
 def plugins(kind: Annotated[str, typer.Argument(help="filter, scorer or picker; default: all")] = "") -> None:
     """The manual of every filter, scorer and picker, and the policies made of them."""
     showing.plugins(kind)
@@ -313,6 +362,23 @@ def emulate(
         loras=tuple(lora or ()), kv_events=kv_events, seed=seed,
     )  # fmt: skip
     emulating.emulate(wanted, replicas, f"{host}:{port}", kv_events_port, fault or [])
+
+
+@app.command()
+@exits_with_problems
+def blueprint(
+    name: Annotated[str, typer.Argument(help="chat, rag, batch, grid, hybrid, edge; default: all, a line each")] = "",
+    model: Annotated[str, typer.Option(help="in place of the blueprint's, a model of the catalogue")] = "",
+    gpu: Annotated[str, typer.Option(help="in place of the blueprint's, a GPU of the catalogue")] = "",
+    seed: Annotated[int, typer.Option(help="of the simulation")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="print its plan, or several, as YAML")] = False,
+    simulate: Annotated[bool, typer.Option(help="see whether its objectives hold")] = False,
+) -> None:
+    """Deployments as starting points: what each is for, why it is as it is, its plan, and whether its promises hold."""
+    from pilothouse.cli.blueprinting import Wanted
+    from pilothouse.cli.blueprinting import blueprint as show
+
+    show(Wanted(name, model, gpu, seed, plan, simulate))
 
 
 @config_app.command("check")

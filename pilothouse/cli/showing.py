@@ -20,7 +20,7 @@ from pilothouse.config import disaggregation
 from pilothouse.config import explain as explaining
 from pilothouse.config.policy import manual
 from pilothouse.config.policy import profile as make_profile
-from pilothouse.core.commands import Reject, Route, Why
+from pilothouse.core.commands import Reject, Route, Scored, Why
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.policy import Registry, deciders, filters, pickers, queues, scorers
 from pilothouse.journal.replay import routes, verify
@@ -157,6 +157,7 @@ def _decision(route: Route, at_us: int | None) -> None:
         f"{route.cached_tokens} tokens expected from its cache; {why.considered} candidates"
         + "".join(f", {count} left out by {name}" for name, count in why.left_out.items())
         + (f"; {why.note}" if why.note else "")
+        + (f"; {why.reuse.told(route.endpoint)}" if why.reuse is not None else "")
     )
     if why.split is not None:
         console.print(f"  {'split' if why.split.split else 'whole'} by decider {why.split.decider}: {why.split.reason}")
@@ -170,12 +171,12 @@ def _decision(route: Route, at_us: int | None) -> None:
 
 def _candidates(why: Why, chosen: str) -> None:
     table = _table(
-        "candidate", "total", *why.scorers, "cached", "queued prefill", "in flight", "engine runs", "engine waits",
-        "KV used", "report age",
+        "candidate", "total", *why.scorers, _cached_heading(why.candidates), "queued prefill", "in flight", "engine runs",
+        "engine waits", "KV used", "report age",
     )  # fmt: skip
     for c in why.candidates:
         table.add_row(
-            c.endpoint, f"{c.total:.4f}", *(f"{score:.4f}" for score in c.scores), str(c.cached_tokens),
+            c.endpoint, f"{c.total:.4f}", *(f"{score:.4f}" for score in c.scores), _cached(c),
             str(c.prefill_tokens), str(c.in_flight), _or_dash(c.reported_running), _or_dash(c.reported_waiting),
             "-" if c.kv_used_ratio is None else f"{c.kv_used_ratio:.0%}",
             "-" if c.report_age_us is None else f"{c.report_age_us / 1e6:.2f} s",
@@ -219,6 +220,18 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _cached_heading(candidates: list[Scored]) -> str:
+    return "cached (HBM+DRAM+disk+remote)" if any(c.lower_tokens for c in candidates) else "cached"
+
+
+def _cached(c: Scored) -> str:
+    """Tokens, and where they lie if not all are in HBM."""
+    if not c.lower_tokens:
+        return str(c.cached_tokens)
+    parts = [c.cached_tokens - sum(c.lower_tokens), *c.lower_tokens]
+    return f"{c.cached_tokens} ({'+'.join(map(str, parts))})"
 
 
 def _or_dash(value: int | None) -> str:

@@ -21,6 +21,21 @@ class Link(Settings, frozen=True, kw_only=True):
     latency: Annotated[Duration, Meta(description="of one transfer, whatever its size")] = duration(2_000)
 
 
+class Space(Settings, frozen=True, kw_only=True):
+    """One tier of KV below the GPU."""
+
+    gb: Annotated[float, Meta(gt=0, description="gigabytes of KV that it holds")]
+    gb_per_s: Annotated[float, Meta(gt=0, description="gigabytes per second at which one engine loads from it")]
+
+
+class SimulatedTiers(Settings, frozen=True, kw_only=True):
+    """Where KV lies that HBM has no room for. What an engine computes is written through to all of them."""
+
+    dram: Annotated[Space | None, Meta(description="of each engine")] = None
+    disk: Annotated[Space | None, Meta(description="of each engine")] = None
+    remote: Annotated[Space | None, Meta(description="one store for all engines of the pool")] = None
+
+
 class Replicas(Settings, frozen=True, kw_only=True):
     """Equal engines of one pool."""
 
@@ -61,6 +76,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
         ),
     ] = "both"
     link: Annotated[Link, Meta(description="of each engine of a prefill or decode pool")] = Link()
+    tiers: Annotated[SimulatedTiers, Meta(description="KV below the GPU; default: none")] = SimulatedTiers()
 
 
 class Lateness(Settings, frozen=True, kw_only=True):

@@ -82,6 +82,31 @@ class Connector(Settings, frozen=True, kw_only=True):
     ] = None
 
 
+class Tiers(Settings, frozen=True, kw_only=True):
+    """KV below the GPU: how fast engines fetch it from where, and which store they share."""
+
+    dram_gb_per_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="gigabytes per second from DRAM; default: 32")
+    ] = None
+    disk_gb_per_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="gigabytes per second from disk; default: 5")
+    ] = None
+    remote_gb_per_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="gigabytes per second from a shared store or another machine; default: 5"),
+    ] = None
+    store: Annotated[
+        str | None,
+        Meta(
+            description="name of the store that these engines share with all pools of the same name: what one puts there, "
+            "all can fetch; '' = none; default: one for all pools with connector mooncake_store, one for lmcache"
+        ),
+    ] = None
+    store_size: Annotated[Size | None, Meta(description="what that store holds; default: unknown, taken as plenty")] = (
+        None
+    )
+
+
 class Pool(Settings, frozen=True, kw_only=True):
     """Engines that are interchangeable."""
 
@@ -113,6 +138,7 @@ class Pool(Settings, frozen=True, kw_only=True):
         Connector | None, Meta(description="how KV comes from a prefill pool, or goes to a decode pool")
     ] = None
     labels: Annotated[dict[str, str], Meta(description="where the engines stand: rack, zone, ...")] = {}
+    tiers: Annotated[Tiers, Meta(description="KV below the GPU")] = Tiers()
 
 
 class Clients(Settings, frozen=True, kw_only=True):

@@ -13,8 +13,9 @@ from pilothouse.core.fleet import Endpoint, Fleet
 from pilothouse.core.kvindex import KvIndex
 from pilothouse.core.policy import Decider, Known, Side
 from pilothouse.core.request import Request
-from pilothouse.core.selection import Choice, Profile, choose
+from pilothouse.core.selection import Choice, Profile, choose, chosen
 from pilothouse.core.sessions import Sessions
+from pilothouse.core.tiers import cached
 from pilothouse.core.units import Micros
 
 SPLITS_MAX = 2  # attempts at one request with somebody else's prefill; after that it is served whole
@@ -54,18 +55,17 @@ class Chooser:
             i = loads.index(min(loads))
             fallback = f"fallback: {type(error).__name__}: {error}"
             why = Why("least_requests", [], [], len(known.endpoints), left_out, fallback)
-            cached = known.cached_tokens
-            return Choice(known.endpoints[i], cached[i], known.uncached_tokens[i], why, not any(cached))
+            return chosen(known, i, why)
 
     def known(self, arrived: Arrived, candidates: list[Endpoint], now_us: Micros, turn: int) -> Known:
-        cached = self._cached_tokens(arrived, candidates)
+        held = cached(self.index, arrived, candidates)
         reports = self.fleet.fresh_reports(candidates, now_us)
         tokens = arrived.prompt_tokens
         return Known(
             now_us,
             candidates,
-            cached,
-            [tokens - c for c in cached],
+            held.tokens,
+            [tokens - c for c in held.tokens],
             reports,
             [0 if report is None else e.others for e, report in zip(candidates, reports, strict=True)],
             self.sessions.endpoint(arrived.session),
@@ -73,6 +73,8 @@ class Chooser:
             self.seed,
             [self.fleet.speed(e) for e in candidates],
             self._expected_output(arrived),
+            load_us=held.load_us,
+            lower_tokens=held.lower_tokens,
         )
 
     def is_splittable(self, request: Request) -> bool:
@@ -112,7 +114,8 @@ class Chooser:
         return Plan(choice, first, split) if split.split else Plan(whole, None, split)
 
     def _side(self, choice: Choice) -> Side:
-        return Side(choice.endpoint, self.fleet.speed(choice.endpoint), choice.cached_tokens, choice.uncached_tokens)
+        endpoint, cached, uncached = choice.endpoint, choice.cached_tokens, choice.uncached_tokens
+        return Side(endpoint, self.fleet.speed(endpoint), cached, uncached, choice.load_us)
 
     def _decode_known(self, known: Known) -> Known:
         """The same candidates, for a request whose KV is brought to them: nothing to compute, something to fetch."""
@@ -125,15 +128,6 @@ class Chooser:
     def _expected_output(self, arrived: Arrived) -> float:
         expected, most = self.fleet.lengths.expected(arrived.model), arrived.output_tokens_max
         return expected if most is None else max(1.0, min(expected, most))
-
-    def _cached_tokens(self, arrived: Arrived, candidates: list[Endpoint]) -> list[int]:
-        """Prompt tokens each candidate is expected to reuse: whole blocks, and never the last token."""
-        if not arrived.blocks or arrived.prompt_tokens < 1:
-            return [0] * len(candidates)
-        size = arrived.block_size
-        blocks_max = (arrived.prompt_tokens - 1) // size
-        hits = self.index.lookup(arrived.blocks, candidates)
-        return [min(hit, blocks_max) * size for hit in hits]
 
 
 def _kept(decider: Decider, whole: Choice, reason: str) -> Plan:

@@ -35,6 +35,30 @@ class Scored(msgspec.Struct, frozen=True, array_like=True):
     reported_waiting: int | None = None
     kv_used_ratio: float | None = None
     report_age_us: Micros | None = None
+    lower_tokens: list[int] = []  # of `cached_tokens`, in DRAM, on disk, remote: to be fetched; empty = all in HBM
+
+
+class Reuse(msgspec.Struct, frozen=True, array_like=True):
+    """Whose the tokens in the chosen endpoint's HBM are: a conversation's own, or a beginning that many share."""
+
+    own_tokens: int  # that no other candidate holds
+    shared_tokens: int  # before these, that others hold as well
+    others: int  # candidates that hold all of the shared ones
+    served_by: EndpointId | None = None  # where this conversation was last; None = not known
+
+    def told(self, chosen: EndpointId) -> str:
+        """For people."""
+        parts = []
+        if self.own_tokens:
+            holds = "holds this conversation" if self.served_by == chosen else "alone holds more of this prompt"
+            beyond = "" if not self.shared_tokens else " beyond the shared prefix"
+            parts.append(f"{holds}: {self.own_tokens} tokens{beyond}")
+        if self.shared_tokens:
+            also = f"also on {self.others} other{'s' if self.others > 1 else ''}"
+            parts.append(f"shared prefix: {self.shared_tokens} tokens, {also}")
+        if self.served_by not in (None, chosen):
+            parts.append(f"this conversation was on {self.served_by} before")
+        return "; ".join(parts)
 
 
 class Split(msgspec.Struct, frozen=True, array_like=True):
@@ -58,6 +82,7 @@ class Why(msgspec.Struct, frozen=True, array_like=True):
     left_out: dict[str, int] = {}  # filter -> endpoints it removed
     note: str = ""
     split: Split | None = None  # only where there is a prefill pool
+    reuse: Reuse | None = None  # only where something is reused
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):

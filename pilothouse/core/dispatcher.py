@@ -118,7 +118,7 @@ class Dispatcher:
 
     def _endpoint_seen(self, event: events.EndpointSeen) -> list[AnyCommand]:
         self.fleet.see(event)
-        self.index.add(event.endpoint, exact=event.exact, kv_blocks=event.kv_blocks, block_size=event.block_size)
+        self.index.see(event)
         return self._drain()
 
     def _endpoint_gone(self, event: events.EndpointGone) -> list[AnyCommand]:
@@ -326,7 +326,7 @@ class Dispatcher:
             endpoint.cold_turn = self.decisions
         self.decisions += 1
         step = self.steps.begin(request, plan, self.now_us)
-        computed = choice.uncached_tokens if step is None else 0
+        computed, request.loads = choice.uncached_tokens if step is None else 0, choice.load_us > 0
         self.fleet.charge(request, endpoint, computed, self.now_us)
         self.index.routed(arrived.request, endpoint.id, arrived.blocks, self.now_us, arrived.block_size)
         self.sessions.routed(arrived.session, endpoint.id)

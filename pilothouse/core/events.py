@@ -66,6 +66,9 @@ class EndpointSeen(Event, frozen=True, tag=True, array_like=True):
     labels: dict[str, str] = {}  # where it stands: rack, zone, ...
     kv_token_bytes: int = 0  # KV of one token [bytes]; 0 = unknown
     speculation: str = ""  # its method of speculative decoding; "" = none
+    store: str = ""  # shared store whose KV it can fetch: its own blocks in the remote tier are that store's; "" = none
+    store_blocks: int = 0  # capacity of that store [blocks of this engine]; 0 = unknown
+    tier_gb_per_s: dict[Tier, float] = {}  # how fast it fetches KV from each tier [GB/s]; missing = as usual
 
 
 class EndpointGone(Event, frozen=True, tag=True, array_like=True):

@@ -33,7 +33,8 @@ class Endpoint:
     gone: bool = False  # left discovery; kept until its last request ends
     prefill_tokens: int = 0  # uncached prompt tokens dispatched and not yet computed
     prefill_squares: int = 0  # the same, each times the context before it
-    held_tokens: int = 0  # uncached prompt tokens of requests that wait at the gateway for it
+    held: int = 0  # requests that wait at the gateway for it
+    held_tokens: int = 0  # uncached prompt tokens of those
     in_flight: int = 0  # our requests on it
     decoding: int = 0  # those of them whose first token was seen, or should be there by estimate
     context_tokens: int = 0  # prompt tokens of our requests on it, cached or not
@@ -180,6 +181,7 @@ class Fleet:
     def hold(self, request: Request, endpoint: Endpoint, uncached_tokens: int) -> None:
         """It waits at the gateway for that endpoint: the next ones had better know."""
         request.held_for, request.held_tokens = endpoint.id, uncached_tokens
+        endpoint.held += 1
         endpoint.held_tokens += uncached_tokens
 
     def let_go(self, request: Request) -> None:
@@ -187,6 +189,7 @@ class Fleet:
         if request.held_for is not None:
             endpoint = self.endpoints.get(request.held_for)
             if endpoint is not None:
+                endpoint.held -= 1
                 endpoint.held_tokens -= request.held_tokens
             request.held_for, request.held_tokens = None, 0
 
@@ -262,6 +265,8 @@ class Fleet:
         return found
 
     def _learn_prefill(self, request: Request, endpoint: Endpoint, now_us: Micros) -> None:
+        if request.loads:
+            return
         if request.step is not None:  # this one computed nothing
             if request.handed_at_us and now_us > request.handed_at_us:
                 self.handover(endpoint).learn(request.handed_tokens, now_us - request.handed_at_us)

@@ -12,76 +12,42 @@ number of entries at a time, and its slot used again afterwards.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
-from typing import Protocol
 
 from pilothouse.core.assumed import BLOCKS_UNKNOWN, Lru
 from pilothouse.core.claims import CLAIMED_MAX, Claims
-from pilothouse.core.events import Tier
-from pilothouse.core.holders import Holders, prefix_lengths, slots_of
-from pilothouse.core.kvstate import ClaimState, EndpointState, Group, IndexState, IndexStats, KnownStats, Prefixes
+from pilothouse.core.events import EndpointSeen, Tier
+from pilothouse.core.holders import prefix_lengths, slots_of
+from pilothouse.core.kvendpoint import Candidate, Claim, Known
+from pilothouse.core.kvstate import (
+    ClaimState,
+    EndpointState,
+    Group,
+    IndexState,
+    IndexStats,
+    KnownStats,
+    Prefixes,
+    StoreState,
+)
+from pilothouse.core.lower import HBM, LEVELS, REMOTE, TIERS, Layers, reaches
 from pilothouse.core.slots import SWEEP_ENTRIES, Slots
 from pilothouse.core.units import SECOND, BlockKey, EndpointId, Micros, RequestId
 
 SPECULATION_US = Micros(2 * SECOND)  # engines report with the step that computed; this covers a slow feed
-TIERS = list(Tier)
-LEVELS = {tier: level for level, tier in enumerate(TIERS)}
-HBM = LEVELS[Tier.HBM]
-
-
-class Candidate(Protocol):
-    """What a lookup needs of an endpoint."""
-
-    @property
-    def id(self) -> EndpointId: ...
-
-
-@dataclass(slots=True)
-class Known:
-    """One endpoint."""
-
-    id: EndpointId
-    exact: bool
-    kv_blocks: int
-    block_size: int
-    slot: int
-    held: list[int] = field(default_factory=lambda: [0] * len(TIERS))  # blocks per tier
-    claims: Claims = field(default_factory=Claims)
-    used: Lru | None = None  # assumed endpoints only
-    gone: bool = False
-
-    @property
-    def bit(self) -> int:
-        return 1 << self.slot
-
-
-@dataclass(slots=True)
-class Claim:
-    """One route's share of an endpoint's unconfirmed blocks."""
-
-    request: RequestId
-    known: Known
-    serial: int
-    prompt: list[BlockKey]
-    blocks: list[BlockKey]  # those of the prompt that were not known to be held
-    expires_us: Micros | None = None
 
 
 class KvIndex:
     """Reports and routes in, prefix lengths out."""
 
     def __init__(self, blocks_max: int = 2_000_000, speculation_us: Micros = SPECULATION_US) -> None:
-        self.blocks_max, self.speculation_us = blocks_max, speculation_us
+        self.speculation_us = speculation_us
         self.ignored = 0  # blocks reported by endpoints that are unknown or not exact
         self._known: dict[EndpointId, Known] = {}
-        self._hbm = Holders(blocks_max)
-        self._tiers: list[Holders | None] = [self._hbm] + [None] * (len(TIERS) - 1)
         self._open: dict[RequestId, Claim] = {}
         self._expiring: deque[Claim] = deque()  # in order of expiry, since all last equally long
         self._serial = 0
         self._slots = Slots()
+        self._layers = Layers(blocks_max, self._slots)
+        self._hbm, self._stores = self._layers.hbm, self._layers.stores
         # The last prompt looked up, with what the answer depends on: a route asks for the same prompt once more.
         self._asked: Sequence[BlockKey] = ()
         self._asked_state = (-1, -1)
@@ -89,7 +55,21 @@ class KvIndex:
 
     # Endpoints
 
-    def add(self, endpoint: EndpointId, *, exact: bool, kv_blocks: int, block_size: int) -> None:
+    def see(self, seen: EndpointSeen) -> None:
+        """As `add`, from what was told of it."""
+        kv = {"kv_blocks": seen.kv_blocks, "block_size": seen.block_size, "store_blocks": seen.store_blocks}
+        self.add(seen.endpoint, exact=seen.exact, store=seen.store, **kv)
+
+    def add(
+        self,
+        endpoint: EndpointId,
+        *,
+        exact: bool,
+        kv_blocks: int,
+        block_size: int,
+        store: str = "",
+        store_blocks: int = 0,
+    ) -> None:
         """A new endpoint, or a new description. One that starts or stops reporting is forgotten and begins anew."""
         known = self._known.get(endpoint)
         if known is None or known.exact != exact:
@@ -100,12 +80,19 @@ class KvIndex:
         known.kv_blocks, known.block_size = kv_blocks, block_size
         if known.used is not None:
             known.used.capacity = kv_blocks or BLOCKS_UNKNOWN
+        if known.store is not None and known.store.name != store:
+            self._stores.leave(known.store, known.slot)
+            known.store = None
+        if store:
+            known.store = self._stores.join(store, known.slot, store_blocks)
 
     def remove(self, endpoint: EndpointId) -> None:
         """The endpoint is gone and so is all it held."""
         known = self._known.pop(endpoint, None)
         if known is not None:
             known.gone = True
+            if known.store is not None:
+                self._stores.leave(known.store, known.slot)
             self._forget(known)
 
     def stored(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier = Tier.HBM) -> None:
@@ -114,28 +101,35 @@ class KvIndex:
         if known is None:
             return
         level = LEVELS[tier]
-        holders = self._tiers[level]
-        if holders is None:
-            holders = self._tiers[level] = Holders(self.blocks_max)
-        known.held[level] += holders.store(blocks, known.bit, self._room())
+        if level == REMOTE and known.store is not None:
+            return self._layers.put(known.store, blocks)
+        known.held[level] += self._layers.at(level).store(blocks, known.bit, self._layers.room)
         if level == HBM:
             known.claims.confirm(blocks)
 
     def removed(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier = Tier.HBM) -> None:
         """The endpoint reports blocks it holds no more; that outweighs a claim on them."""
         known = self._reporter(endpoint, blocks)
-        if known is not None:
+        if known is None:
+            return
+        if tier is Tier.REMOTE and known.store is not None:
+            self._layers.drop(known.store, blocks)
+        else:
             self._take_off(known, blocks, LEVELS[tier])
 
     def cleared(self, endpoint: EndpointId) -> None:
-        """The endpoint holds nothing: reset, restarted, or lost track of."""
+        """The endpoint holds nothing: reset, restarted, or lost track of. What it put into a shared store is there."""
         known = self._known.get(endpoint)
         if known is None or not any(known.held):
             return
+        before = known.slot
         self._forget(known)
         known.slot = self._slots.take()
+        if known.store is not None:
+            self._stores.join(known.store.name, known.slot, 0)
+            self._stores.leave(known.store, before)
         self._slots.sweep(
-            self._layers(), 2 * SWEEP_ENTRIES
+            self._layers.there, 2 * SWEEP_ENTRIES
         )  # an endpoint that keeps clearing must not use up slots faster than they return
 
     # Lookups
@@ -145,15 +139,19 @@ class KvIndex:
         known, lengths = self._known, self._prefixes(blocks)
         return [lengths[known[candidate.id].slot] for candidate in candidates]
 
+    @property
+    def has_lower(self) -> bool:
+        """Whether any block was ever reported below HBM."""
+        return len(self._layers.there) > 1
+
     def lookup_tiers(self, blocks: list[BlockKey], candidates: Sequence[Candidate]) -> Prefixes:
-        """The same for HBM alone and for all tiers together."""
-        hbm = self.lookup(blocks, candidates)
-        layers = self._layers()
-        if len(layers) == 1:
-            return Prefixes(hbm, hbm)
-        joined = ((reduce(or_, masks), 1) for masks in zip(*(holders.masks(blocks) for holders in layers), strict=True))
-        lengths = prefix_lengths(joined, self._slots.live, self._slots.width)
-        return Prefixes(hbm, [lengths[self._known[candidate.id].slot] for candidate in candidates])
+        """The same for HBM alone, and for it together with the tiers below."""
+        lower = self._layers.lower
+        levels = reaches(self._hbm, [holders for _, holders in lower], blocks, self._stores)
+        self._lengths, self._asked, self._asked_state = levels[0], blocks, (self._hbm.changes, self._slots.live)
+        slots = [self._known[candidate.id].slot for candidate in candidates]
+        hbm, *below = [[lengths[slot] for slot in slots] for lengths in levels]
+        return Prefixes(hbm, [(tier, lengths) for (tier, _), lengths in zip(lower, below, strict=True)])
 
     # Requests
 
@@ -170,11 +168,13 @@ class KvIndex:
         if known is None or not blocks:
             return
         self._serial += 1
+        if known.store is not None:
+            known.store.use(blocks)
         if known.used is None:
             unsure = self._claimable(known, blocks)
             if not unsure:
                 return  # all of it is reported: nothing to wait for
-            known.held[HBM] += self._hbm.store(unsure, known.bit, self._room())
+            known.held[HBM] += self._hbm.store(unsure, known.bit, self._layers.room)
         else:
             if block_size and known.kv_blocks and known.block_size:
                 known.used.capacity = max(known.kv_blocks * known.block_size // block_size, 1)
@@ -217,7 +217,7 @@ class KvIndex:
             if self._open.get(claim.request) is claim:
                 del self._open[claim.request]
         if self._slots.dirty:
-            self._slots.sweep(self._layers(), SWEEP_ENTRIES)
+            self._slots.sweep(self._layers.there, SWEEP_ENTRIES)
 
     def next_expiry_us(self) -> Micros | None:
         """When `expire` is due; None if nothing is pending. A sweep waits for the next event."""
@@ -229,50 +229,63 @@ class KvIndex:
         """Counts for metrics and for the doctor."""
         each = [KnownStats(k.id, k.exact, k.held[HBM], sum(k.held[1:]), len(k.claims)) for k in self._known.values()]
         return IndexStats(
-            blocks=self._size(),
+            blocks=sum(holders.size for holders in self._layers.there),
             holders=sum(k.hbm + k.lower for k in each),
             speculative=sum(k.speculative for k in each),
-            refused=sum(holders.refused for holders in self._layers()),
+            refused=sum(holders.refused for holders in self._layers.there),
             ignored=self.ignored,
             sweeping=self._slots.dirty.bit_count(),
             endpoints=each,
+            stores={name: len(store.used) for name, store in self._stores.by_name.items()},
         )
 
     def snapshot(self) -> IndexState:
         """All that later answers depend on, as plain data. Finishes the sweep first: this takes time, about as long
         as storing everything once."""
         while self._slots.dirty:
-            self._slots.sweep(self._layers(), self.blocks_max)
+            self._slots.sweep(self._layers.there, self._layers.blocks_max)
         endpoints = list(self._known.values())
+        stores = list(self._stores.by_name.values())
+        shared = sum(store.bit for store in stores)
         position = {known.slot: i for i, known in enumerate(endpoints)}
         groups: list[Group] = []
-        for tier, holders in zip(TIERS, self._tiers, strict=True):
+        for tier, holders in [(Tier.HBM, self._hbm), *self._layers.lower]:
             keys: dict[int, list[BlockKey]] = {}
-            for key, mask in holders.items() if holders is not None else ():
-                keys.setdefault(mask, []).append(BlockKey(key))
+            for key, mask in holders.items():
+                if mask & ~shared:
+                    keys.setdefault(mask & ~shared, []).append(BlockKey(key))
             groups += [Group(tier, [position[slot] for slot in slots_of(mask)], keys[mask]) for mask in keys]
         claims = [_state(claim, True) for claim in self._open.values() if not claim.known.gone]
         ended = [c for c in self._expiring if self._open.get(c.request) is not c and not c.known.gone]
         claims += [_state(claim, False) for claim in ended]
-        return IndexState([_endpoint_state(known) for known in endpoints], groups, claims, self._serial, self.ignored)
+        return IndexState(
+            [_endpoint_state(known) for known in endpoints],
+            groups,
+            claims,
+            self._serial,
+            self.ignored,
+            [StoreState(store.name, store.used.capacity, store.used.keys()) for store in stores],
+        )
 
     def restore(self, state: IndexState) -> None:
         """Fills an empty index from a snapshot."""
         assert not self._known and not self._open, "restore needs an empty index"
         self._serial, self.ignored = state.serial, state.ignored
         for e in state.endpoints:
-            self.add(e.endpoint, exact=e.exact, kv_blocks=e.kv_blocks, block_size=e.block_size)
+            self.add(e.endpoint, exact=e.exact, kv_blocks=e.kv_blocks, block_size=e.block_size, store=e.store)
             used = self._known[e.endpoint].used
             if used is not None:
                 used.capacity = e.capacity
                 for key in e.used:
                     used.touch([key])
         known = list(self._known.values())
+        for s in state.stores:
+            self._stores.by_name[s.name].used.capacity = s.capacity
+            self._layers.put(self._stores.by_name[s.name], s.used[::-1])  # the head is used last
         for group in state.groups:
             level = LEVELS[group.tier]
-            holders = self._tiers[level] = self._tiers[level] or Holders(self.blocks_max)
             for i in group.holders:
-                known[i].held[level] += holders.store(group.blocks, known[i].bit, self._room())
+                known[i].held[level] += self._layers.at(level).store(group.blocks, known[i].bit, self._layers.room)
         self._restore_claims(state.claims)
 
     def _restore_claims(self, states: list[ClaimState]) -> None:
@@ -295,15 +308,6 @@ class KvIndex:
             self._asked, self._asked_state = blocks, state
         return self._lengths
 
-    def _layers(self) -> list[Holders]:
-        return [holders for holders in self._tiers if holders is not None]
-
-    def _size(self) -> int:
-        return sum([holders.size for holders in self._tiers if holders is not None])
-
-    def _room(self) -> int:
-        return self.blocks_max - self._size()
-
     def _reporter(self, endpoint: EndpointId, blocks: list[BlockKey]) -> Known | None:
         known = self._known.get(endpoint)
         if known is None or not known.exact:
@@ -320,7 +324,7 @@ class KvIndex:
             missing = _either(blocks, missing, claims)
         elif not missing:
             return missing
-        room = max(min(CLAIMED_MAX - len(claims), self._room()), 0)
+        room = max(min(CLAIMED_MAX - len(claims), self._layers.room), 0)
         self._hbm.refused += len(missing) - len(missing[:room])
         return missing[:room]
 
@@ -329,7 +333,7 @@ class KvIndex:
         if used.renew(blocks):
             return []
         new = used.missing(blocks)
-        room = max(self._room(), 0)
+        room = max(self._layers.room, 0)
         if len(new) > room:
             self._hbm.refused += len(new) - room
             blocks, new = blocks[: blocks.index(new[room])], new[:room]
@@ -343,9 +347,8 @@ class KvIndex:
     def _take_off(self, known: Known, blocks: list[BlockKey], level: int) -> None:
         if level == HBM:
             known.claims.confirm(blocks)
-        holders = self._tiers[level]
-        if holders is not None:
-            known.held[level] -= holders.remove(blocks, known.bit)
+        if level == HBM or known.held[level]:
+            known.held[level] -= self._layers.at(level).remove(blocks, known.bit)
 
     def _withdraw(self, claim: Claim) -> None:
         """Takes back what this request alone claimed and nobody confirmed."""
@@ -384,4 +387,5 @@ def _state(claim: Claim, is_open: bool) -> ClaimState:
 def _endpoint_state(known: Known) -> EndpointState:
     used = known.used
     lru, capacity = (used.keys(), used.capacity) if used is not None else ([], 0)
-    return EndpointState(known.id, known.exact, known.kv_blocks, known.block_size, capacity, lru)
+    store = known.store.name if known.store is not None else ""
+    return EndpointState(known.id, known.exact, known.kv_blocks, known.block_size, capacity, lru, store)

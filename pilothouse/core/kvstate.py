@@ -7,10 +7,10 @@ from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
 
 
 class Prefixes(msgspec.Struct, frozen=True):
-    """Leading blocks held, aligned with the candidates asked for."""
+    """Leading blocks that can be used, aligned with the candidates asked for."""
 
     hbm: list[int]
-    any_tier: list[int]  # at least hbm
+    lower: list[tuple[Tier, list[int]]]  # the same together with each tier that there is below: never less
 
 
 class KnownStats(msgspec.Struct, frozen=True):
@@ -33,6 +33,7 @@ class IndexStats(msgspec.Struct, frozen=True):
     ignored: int  # blocks reported by endpoints that are unknown or not exact; a total
     sweeping: int  # slots of cleared endpoints not yet reusable
     endpoints: list[KnownStats]
+    stores: dict[str, int] = {}  # blocks in each shared store
 
 
 class EndpointState(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +44,15 @@ class EndpointState(msgspec.Struct, frozen=True, array_like=True):
     kv_blocks: int
     block_size: int
     capacity: int  # of `used` [blocks]
+    used: list[BlockKey]  # oldest first
+    store: str = ""
+
+
+class StoreState(msgspec.Struct, frozen=True, array_like=True):
+    """One shared store: its blocks in order of use."""
+
+    name: str
+    capacity: int  # [blocks]
     used: list[BlockKey]  # oldest first
 
 
@@ -74,3 +84,4 @@ class IndexState(msgspec.Struct, frozen=True, array_like=True):
     claims: list[ClaimState]
     serial: int
     ignored: int
+    stores: list[StoreState] = []

@@ -26,7 +26,7 @@ class Known:
 
     now_us: Micros
     endpoints: list[Endpoint]
-    cached_tokens: list[int]  # of this prompt, expected in each endpoint's KV cache
+    cached_tokens: list[int]  # of this prompt, expected in each endpoint's KV cache, in whatever tier
     uncached_tokens: list[int]  # the rest: prefill work the request brings there
     reports: list[LoadReported | None]  # each engine's last load report; None when there is none or it is stale
     others: list[int]  # requests on each engine that are not ours; 0 when its report is stale
@@ -35,7 +35,9 @@ class Known:
     seed: int
     speeds: list[Speed] = field(default_factory=list)  # what each endpoint's pool taught about step times
     output_tokens: float = OUTPUT_TYPICAL  # expected of the answer
-    fetch_us: list[float] = field(default_factory=list)  # until KV is there that is brought from elsewhere; empty = 0
+    fetch_us: list[float] = field(default_factory=list)  # until KV is there that is handed over; empty = 0
+    load_us: list[float] = field(default_factory=list)  # until what lower tiers hold of it is in HBM; empty = 0
+    lower_tokens: list[list[int]] = field(default_factory=list)  # of `cached_tokens`, below HBM by tier; empty = none
 
     def fresh_tokens(self, arrived: Arrived) -> list[int]:
         """Prompt tokens that each endpoint would have to keep in KV beside what its running requests use already: what it
@@ -62,6 +64,8 @@ class Known:
             [self.speeds[i] for i in pick],
             self.output_tokens,
             [self.fetch_us[i] for i in pick] if self.fetch_us else [],
+            [self.load_us[i] for i in pick] if self.load_us else [],
+            [self.lower_tokens[i] for i in pick] if self.lower_tokens else [],
         )
 
     def luck(self, arrived: Arrived) -> Random:
@@ -123,6 +127,7 @@ class Side:
     speed: Speed
     cached_tokens: int  # of the prompt, in its KV cache
     uncached_tokens: int  # to be computed there; 0 where KV is brought
+    load_us: float = 0.0  # until those of the cached tokens that lie in lower tiers are in HBM
 
 
 class Decider(Policy, frozen=True):

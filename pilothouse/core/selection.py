@@ -6,7 +6,7 @@ from math import isnan
 
 import msgspec
 
-from pilothouse.core.commands import Scored, Why
+from pilothouse.core.commands import Reuse, Scored, Why
 from pilothouse.core.errors import PolicyError
 from pilothouse.core.events import Arrived
 from pilothouse.core.fleet import Endpoint
@@ -48,6 +48,7 @@ class Choice:
     uncached_tokens: int
     why: Why
     cold: bool  # no endpoint that was scored held a block of the prompt
+    load_us: float = 0.0  # until those of the cached tokens that lie in lower tiers are in HBM
 
 
 def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str, int], why_max: int) -> Choice | None:
@@ -78,9 +79,15 @@ def choose(profile: Profile, arrived: Arrived, known: Known, left_out: dict[str,
         _receipt(known, columns, totals, index, why_max),
         len(known.endpoints),
         left_out,
+        reuse=_reuse(known, index) if why_max else None,
     )
-    cached = known.cached_tokens
-    return Choice(known.endpoints[index], cached[index], known.uncached_tokens[index], why, not any(cached))
+    return chosen(known, index, why)
+
+
+def chosen(known: Known, i: int, why: Why) -> Choice:
+    """The i-th, for these reasons."""
+    cached, load_us = known.cached_tokens, known.load_us[i] if known.load_us else 0.0
+    return Choice(known.endpoints[i], cached[i], known.uncached_tokens[i], why, not any(cached), load_us)
 
 
 def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
@@ -90,6 +97,22 @@ def _checked(named: Named, arrived: Arrived, known: Known) -> list[float]:
     if min(column) < 0.0 or max(column) > 1.0 or isnan(sum(column)):  # the last one: NaN hides from min and max
         raise PolicyError(f"scorer {named.name}: a score outside [0, 1]: {min(column)}..{max(column)}")
     return column
+
+
+def _reuse(known: Known, i: int) -> Reuse | None:
+    """Whether others hold in HBM what the i-th holds there."""
+    held, lower = known.cached_tokens, known.lower_tokens
+    if lower:
+        held = [cached - sum(below) for cached, below in zip(held, lower, strict=True)]
+    mine = held[i]
+    if not mine:
+        return None
+    shared, others = 0, 0
+    if len(held) > 1:
+        rest = held[:i] + held[i + 1 :]
+        shared = min(mine, max(rest))
+        others = sum([cached >= shared for cached in rest]) if shared else 0
+    return Reuse(mine - shared, shared, others, known.session_endpoint)
 
 
 def _receipt(known: Known, columns: list[list[float]], totals: list[float], chosen: int, why_max: int) -> list[Scored]:
@@ -109,10 +132,13 @@ def _receipt(known: Known, columns: list[list[float]], totals: list[float], chos
         endpoint, scores, cached = known.endpoints[i], [column[i] for column in columns], known.cached_tokens[i]
         name, prefill, in_flight = endpoint.seen.endpoint, endpoint.prefill_tokens, endpoint.in_flight
         report = endpoint.report
+        lower = known.lower_tokens[i] if known.lower_tokens and any(known.lower_tokens[i]) else []
         if report is None:
-            receipt.append(Scored(name, totals[i], scores, cached, prefill, in_flight))
+            receipt.append(Scored(name, totals[i], scores, cached, prefill, in_flight, lower_tokens=lower))
             continue
         running, waiting, used = report.running, report.waiting, report.kv_used_ratio
         age_us = Micros(known.now_us - report.at_us)
-        receipt.append(Scored(name, totals[i], scores, cached, prefill, in_flight, running, waiting, used, age_us))
+        receipt.append(
+            Scored(name, totals[i], scores, cached, prefill, in_flight, running, waiting, used, age_us, lower)
+        )
     return receipt

@@ -27,7 +27,7 @@ class Steps:
             return None
         seen = first.endpoint.seen
         part = msgspec.structs.replace(arrived, request=RequestId(f"{arrived.request}/prefill"), stream=True)
-        request.step, request.splits = Request(part), request.splits + 1
+        request.step, request.splits = Request(part, loads=first.load_us > 0), request.splits + 1
         request.handed_tokens = arrived.prompt_tokens - plan.choice.cached_tokens
         self.fleet.charge(request.step, first.endpoint, first.uncached_tokens, now_us)
         self.index.routed(part.request, seen.endpoint, arrived.blocks, now_us, arrived.block_size)

@@ -20,7 +20,7 @@ from pilothouse.emulate.loras import Loras
 from pilothouse.emulate.prompts import INLINE_CHARS, Found, Prompt, Prompts, Read, scope_of
 from pilothouse.emulate.replica import Replica
 from pilothouse.emulate.settings import Settings
-from pilothouse.emulate.transfer import fetch_us, handed_over
+from pilothouse.emulate.transfer import engines_name, fetch_us, handed_over
 from pilothouse.emulate.work import Work
 from pilothouse.live.clock import Clock
 from pilothouse.live.tokens.dialect import ID_BYTES, Scope, pack
@@ -127,7 +127,7 @@ class Generation:
             host, port = self._address()
             held = min(self._replica.local_blocks(prompt.keys), (prompt.tokens - 1) // settings.spec.block_size)
             answer.transfer = handed_over(
-                answer.named.id,
+                engines_name(answer.named.id, answer.named.is_chat, self._requests),
                 prompt.tokens,
                 held * settings.spec.block_size,
                 settings.spec.block_size,

@@ -11,6 +11,11 @@ def engine_id(seed: int, name: str) -> str:
     return str(UUID(int=stream(seed, f"engine/{name}").getrandbits(128), version=4))
 
 
+def engines_name(request: str, is_chat: bool, number: int) -> str:
+    """What the engine itself calls the request of an answer: each prompt of it has a number, and all are made unique."""
+    return f"{request}{'' if is_chat else '-0'}-{number & 0xFFFFFFFF:08x}"
+
+
 def handed_over(
     request: str, tokens: int, cached: int, block_size: int, tp: int, engine: str, host: str, port: int
 ) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Direct: the pool's dialect reproduces the engine's hashes, so they are the keys.
 of a prompt shows otherwise, and checked there, since only such a block can be computed from its event alone.
 Mapped: the engine's hashes cannot be computed outside (random seed, unknown algorithm). Each block's key is then
 computed with the pool's dialect from the event's token ids, on top of its parent's, and remembered until the block
-leaves its last tier.
+leaves its last tier of the engine's own; blocks below HBM are known by then, since their events hide what their hash
+covers besides tokens.
 
 What cannot be named stays out of the index and is counted: blocks with media or embeddings (their tokens are
 placeholders), blocks whose parent was never seen. Engines that leave extra keys out of their events (old vLLM, SGLang)
@@ -31,11 +32,18 @@ class BlockNames:
     dialect      how requests of the pool name their blocks
     lora_paths   adapter name -> path: the path is part of a block's key but not of its event
     blocks_max   mapped blocks remembered
+    shares       what the engine keeps outside its GPU lies in a store that it shares
     """
 
     def __init__(
-        self, dialect: Dialect, lora_paths: Mapping[str, str] | None = None, blocks_max: int = 1_000_000
+        self,
+        dialect: Dialect,
+        lora_paths: Mapping[str, str] | None = None,
+        blocks_max: int = 1_000_000,
+        *,
+        shares: bool = False,
     ) -> None:
+        self.shares = shares
         self.dialect, self.lora_paths, self.blocks_max = dialect, lora_paths or {}, blocks_max
         self.unnamed = 0  # blocks that could not be named; a total
         self.wrong_size = 0  # block size of the engine if it is not the dialect's, so that nothing can match
@@ -61,7 +69,7 @@ class BlockNames:
             self.unnamed += len(event.block_hashes)
             return []
         names = keys_of(event.block_hashes)
-        if self.mode == "unchecked" and event.parent_block_hash is None:
+        if self.mode == "unchecked" and event.parent_block_hash is None and self.tier(event) is Tier.HBM:
             self._check(event, names)
         return self._map(event, names) if self.mode == "mapped" else names
 
@@ -72,7 +80,15 @@ class BlockNames:
         names = keys_of(event.block_hashes)
         if self.mode != "mapped":
             return names
-        return [key for name in names for key in self._unmap(name, BITS[tier_of(event)])]
+        return [key for name in names for key in self._unmap(name, self._bit(event))]
+
+    def tier(self, event: BlockStored | BlockRemoved) -> Tier:
+        return tier_of(event, shares=self.shares)
+
+    def _bit(self, event: BlockStored | BlockRemoved) -> int:
+        """0 for a shared store: nobody says when it drops a block, so it keeps no name alive."""
+        tier = self.tier(event)
+        return 0 if self.shares and tier is Tier.REMOTE else BITS[tier]
 
     def _counts(self, event: BlockStored) -> bool:
         """Hybrid models keep each block once per group of layers. A prefix can be reused as far as full attention has
@@ -93,10 +109,11 @@ class BlockNames:
             self.mode = "direct" if keys[: len(names)] == names else "mapped"
 
     def _map(self, event: BlockStored, names: list[BlockKey]) -> list[BlockKey]:
-        bit, size, keys = BITS[tier_of(event)], self.dialect.block_size, list[BlockKey]()
+        bit, size, keys = self._bit(event), self.dialect.block_size, list[BlockKey]()
         parent = None if event.parent_block_hash is None else self._digests.get(key_of(event.parent_block_hash))
         first = event.parent_block_hash is None
-        tokens = event.tokens() if any(name not in self._digests for name in names) else []
+        tells = self.tier(event) is Tier.HBM and any(name not in self._digests for name in names)
+        tokens = event.tokens() if tells else []
         extras = event.extras() if tokens else []
         extras += [None] * (len(names) - len(extras))
         for i, name in enumerate(names):

@@ -20,7 +20,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from pilothouse.core.events import BlocksCleared, BlocksRemoved, BlocksStored
+from pilothouse.core.events import BlocksCleared, BlocksRemoved, BlocksStored, Tier
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.live.block_names import BlockNames
 from pilothouse.live.clock import Clock
@@ -35,7 +35,6 @@ from pilothouse.wire.kv_events import (
     Message,
     Source,
     parse_message,
-    tier_of,
 )
 
 RETRY_S = 1.0  # ZeroMQ schedules its reconnect at once after a loss; after a protocol error it never does
@@ -54,7 +53,11 @@ class KvFeed:
         clock: Clock,
         context: zmq.asyncio.Context,
         settings: FeedSettings = DEFAULTS,
+        *,
+        writes_through: bool = False,
     ) -> None:
+        """`writes_through`: what the engine computes is in its shared store as well, whatever it says of that."""
+        self._writes_through = writes_through
         self.endpoint, self.source, self.names, self.settings = endpoint, source, names, settings
         self._emit, self._clock, self._context = emit, clock, context
         self._decoder = BatchDecoder()
@@ -281,6 +284,8 @@ class KvFeed:
                 self.names.forget()
                 reports.append(BlocksCleared(now_us, self.endpoint))
                 continue
+            if self._writes_through and self.names.tier(event) is not Tier.HBM:
+                continue
             mode = self.names.mode
             removed = isinstance(event, BlockRemoved)
             blocks = self.names.removed(event) if isinstance(event, BlockRemoved) else self.names.stored(event)
@@ -288,12 +293,15 @@ class KvFeed:
                 self._note = "hashes are not those of the pool's dialect: mapped"
                 reports.append(BlocksCleared(now_us, self.endpoint))  # what was taken for direct is worthless
             self._counts.blocks += len(blocks)
-            kind, tier = BlocksRemoved if removed else BlocksStored, tier_of(event)
+            kind, tier = BlocksRemoved if removed else BlocksStored, self.names.tier(event)
             last = reports[-1] if reports else None
             if isinstance(last, kind) and last.tier is tier:
                 last.blocks.extend(blocks)
             elif blocks:
                 reports.append(kind(now_us, self.endpoint, blocks, tier))
+        if self._writes_through:
+            put = [r.blocks for r in reports if isinstance(r, BlocksStored)]
+            reports += [BlocksStored(now_us, self.endpoint, blocks, Tier.REMOTE) for blocks in put]
         return reports
 
 

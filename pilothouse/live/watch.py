@@ -25,6 +25,7 @@ from pilothouse.live.inspect import EngineClient, Listed, Metrics, drafts_since
 from pilothouse.live.kv_events import KvFeed
 from pilothouse.live.kv_width import kv_token_bytes
 from pilothouse.live.models import ServedModel, dialect_of
+from pilothouse.live.stores import StoreFeed, store_feed, with_tiers
 from pilothouse.live.supervise import supervised
 from pilothouse.wire.kv_events import Source
 
@@ -191,6 +192,7 @@ class Watch:
             kv_token_bytes=width,
             speculation=method_of(facts, metrics),
         )
+        seen = with_tiers(seen, self.pool)
         if self._seen is None or msgspec.structs.replace(seen, at_us=self._seen.at_us) != self._seen:
             self._seen = seen
             self._post(seen)
@@ -268,8 +270,10 @@ class Watch:
 
     def _start_feed(self, source: Source, served: list[ServedModel]) -> None:
         adapters = {model.name: model.root or "" for model in served if model.parent}
-        names = BlockNames(dialect_of(served[0]), adapters)
-        self.feed = KvFeed(self.id, source, names, self._post, self._clock, zmq.asyncio.Context.instance())
+        store, context = store_feed(self.pool), zmq.asyncio.Context.instance()
+        names = BlockNames(dialect_of(served[0]), adapters, shares=store is not StoreFeed.NONE)
+        through = store is StoreFeed.ASSUMED
+        self.feed = KvFeed(self.id, source, names, self._post, self._clock, context, writes_through=through)
         self._feed_task = asyncio.create_task(self.feed.run(), name=f"kv_events/{self.id}")
 
     async def _stop_feed(self) -> None:

@@ -14,6 +14,7 @@ GIB = 1 << 30
 LOGITS_BYTES = 38.2  # activation per sequence slot and vocabulary entry: fitted at the default limits
 HIDDEN_BYTES = 2.7  # activation per batched token and hidden unit: fitted at the default limits
 NON_TORCH_GIB = (0.13, 0.55)  # at TP 1, at TP 2; larger TP not measured, taken as at 2
+KV_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}  # per value; NVFP4 has one scale of 8 bits for 16 values
 MXFP4_BYTES = 0.53125  # 4 bits, and one scale of 8 bits for 32 weights
 SEQUENCE_TOKENS = 8192  # context of one sequence, where nobody says; matters for models with windows or states only
 LARGE_GIB = 70.0  # from here on vLLM takes the larger limits per step (its `arg_utils`), A100 excepted
@@ -46,9 +47,17 @@ def weight_bytes(model: Model, precision: Precision, *, padded: bool = False) ->
         return (parameters - ends) + 2 * ends
     if not model.experts:
         return MXFP4_BYTES * (parameters - ends) + 2 * ends
+    others = parameters - model.experts * model.expert_parameters
+    return expert_bytes(model, precision, padded=padded) + 2 * others
+
+
+def expert_bytes(model: Model, precision: Precision, *, padded: bool = False) -> float:
+    """Of all routed experts of the whole model [bytes], a part of `weight_bytes`; 0 for dense models."""
     experts = model.experts * model.expert_parameters
+    if precision in (Precision.BF16, Precision.FP8) or not experts:
+        return experts * (2.0 if precision is Precision.BF16 else 1.0)
     pad = -(-model.expert_intermediate // PADDED_TO) * PADDED_TO / model.expert_intermediate if padded else 1.0
-    return MXFP4_BYTES * pad * experts + 2 * (parameters - experts)
+    return MXFP4_BYTES * pad * experts
 
 
 def activation_bytes(model: Model, max_num_seqs: int = 1024, max_num_batched_tokens: int = 8192) -> float:

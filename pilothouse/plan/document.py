@@ -34,7 +34,7 @@ class Layout(Struct, frozen=True, forbid_unknown_fields=True):
     tp: int = 1  # tensor parallel; within one node
     pp: int = 1  # pipeline parallel: stages
     dp: int = 1  # data-parallel ranks of one engine: attention replicated, experts shared
-    expert_parallel: bool = False  # experts are spread over TP x DP
+    expert_parallel: bool = False  # experts are spread over TP x PCP x DP
     dcp: int = 1  # decode context parallel; divides TP, adds no GPU
     pcp: int = 1  # prefill context parallel; multiplies TP
 
@@ -44,8 +44,8 @@ class Layout(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def ep(self) -> int:
-        """Ranks that share the experts of one pipeline stage."""
-        return self.tp * self.dp if self.expert_parallel else 1
+        """Ranks that share the experts of one pipeline stage; vLLM counts those of PCP in."""
+        return self.tp * self.pcp * self.dp if self.expert_parallel else 1
 
 
 class PoolPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

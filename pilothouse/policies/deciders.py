@@ -8,36 +8,46 @@ from pilothouse.core.fleet import FIRST_STEPS
 from pilothouse.core.policy import Decider, Side, deciders
 from pilothouse.core.units import Micros
 
+OVERTAKEN = 4  # requests held for an endpoint that are more than so many times as long let this one pass
+
 
 @deciders.register("pays")
 class Pays(Decider, frozen=True):
-    """Splits when everybody together is better off. Compared are the times until the first token, all in one place (the
-    prefill queued there, its own) and split (queue and prefill at the prefill endpoint, then the handover), and what
-    either does to others: whoever decodes where a prompt is computed waits `stall_share` of that time. Short prompts and
-    those that are cached at the decode endpoint therefore stay whole, as do all when the prefill pool is the busier one.
+    """Splits when everybody together is better off. Compared are, all in one place and split:
+
+    own      time until the first token: prefill queued before it, its own, and for a split the handover
+    others   what its prefill takes from others, weighed by `others`: whoever decodes in the same place pauses for as
+             long as it lasts, and so do those who come to wait behind it, as many as are expected to wait there now
+
+    With `others` 1 what counts is the mean time to the last token over all requests, with 0 the request's own first
+    token. Short prompts and those that are cached at the decode endpoint stay whole where few decode, and so does what
+    the prefill pool has no time for; where many decode, even short prompts are computed elsewhere. The default is a
+    little below 1, so that first tokens stay in time when both pools are full: chosen on `benchmarks/pd_decider.py`, one
+    value for all its workloads and fleets.
     Signals: KV index, in-flight ledger, learned speeds and handover times (all current).
+    Source of the form: marginal cost of a job in a shared server, as `marginal_cost`.
     """
 
     name: ClassVar[str] = "pays"
     uses_speeds: ClassVar[bool] = True
 
-    stall_share: float = 0.3
+    others: float = 0.7
     margin_us: Micros = Micros(0)  # by which splitting has to win
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stall_share <= 1:
-            raise ValueError("stall_share must lie between 0 and 1")
+        if not 0 <= self.others < 1e6:
+            raise ValueError("others must lie between 0 and a million")
 
     def decide(self, arrived: Arrived, whole: Side, prefill: Side, decode: Side, handover_us: Micros) -> Split:
         local_us, remote_us = _times_us(arrived, whole, prefill, handover_us)
-        stalled_us = self.stall_share * whole.endpoint.decoding * _prefill_us(arrived, whole)
-        stalled_us -= self.stall_share * prefill.endpoint.decoding * _prefill_us(arrived, prefill)
-        split = remote_us + self.margin_us < local_us + stalled_us
-        name = whole.endpoint.id if not split else decode.endpoint.id
-        others = f", and others wait {stalled_us / 1000:.0f} ms less" if stalled_us >= 1000 else ""
+        spared_us = self.others * (_taken_us(arrived, whole) - _taken_us(arrived, prefill))
+        split = remote_us + self.margin_us < local_us + spared_us
+        name = decode.endpoint.id if split else whole.endpoint.id
+        less = "less" if spared_us > 0 else "more"
+        others = f", and others wait {abs(spared_us) / 1000:.0f} ms {less}" if abs(spared_us) >= 1000 else ""
         reason = (
-            f"first token after {remote_us / 1000:.0f} ms by {prefill.endpoint.id} and {decode.endpoint.id}, "
-            f"{local_us / 1000:.0f} ms by {whole.endpoint.id} alone{others}: {'split' if split else 'whole'} at {name}"
+            f"first token after {remote_us / 1000:.0f} ms by {prefill.endpoint.id} and {decode.endpoint.id}{others}, "
+            f"{local_us / 1000:.0f} ms by {whole.endpoint.id} alone: {'split' if split else 'whole'} at {name}"
         )
         return Split(self.name, split, reason, int(local_us), int(remote_us), handover_us)
 
@@ -97,12 +107,22 @@ def _times_us(arrived: Arrived, whole: Side, prefill: Side, handover_us: Micros)
     step_us = FIRST_STEPS * _step_us(whole)
     local_us = _queued_us(whole) + _prefill_us(arrived, whole) + step_us
     remote_us = _queued_us(prefill) + _prefill_us(arrived, prefill) + FIRST_STEPS * _step_us(prefill) + handover_us
-    return local_us, remote_us
+    return local_us + whole.load_us, remote_us + prefill.load_us
 
 
 def _queued_us(side: Side) -> float:
+    """Until what stands before it is computed. Who is held at the gateway for the same endpoint is not before it when
+    far longer: lines let short ones pass."""
     endpoint, (_, _, _, p, q) = side.endpoint, side.speed.theta
-    return endpoint.slowness * (p * (endpoint.prefill_tokens + endpoint.held_tokens) + q * endpoint.prefill_squares)
+    held = min(endpoint.held_tokens, OVERTAKEN * endpoint.held * side.uncached_tokens)
+    return endpoint.slowness * (p * (endpoint.prefill_tokens + held) + q * endpoint.prefill_squares)
+
+
+def _taken_us(arrived: Arrived, side: Side) -> float:
+    """By how much all others there together are later."""
+    endpoint = side.endpoint
+    waiting = endpoint.in_flight - endpoint.decoding + endpoint.held
+    return (endpoint.decoding + waiting) * _prefill_us(arrived, side)
 
 
 def _prefill_us(arrived: Arrived, side: Side) -> float:

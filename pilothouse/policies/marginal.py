@@ -24,6 +24,9 @@ class MarginalCost(Scorer, frozen=True):
                    those here, for the context it reads with the mean of all endpoints. Lengths are taken as memoryless:
                    those that run have as much before them as one that begins
          + memory  time until running requests free the KV space that it would have to wait for
+         + load    time until the part of its prefix that lies in a lower tier is in HBM, and displacement x that: what is
+                   loaded pushes as much out of HBM, for others to load again
+         + fetch   time until the KV is there that another endpoint hands over
 
     Means of the fleet where a long prompt is concerned: counted with those here, prefills would pile up where few decode,
     and those few would hardly get a token. Nothing is tuned to a model or a GPU: the coefficients of the step time are
@@ -60,6 +63,10 @@ class MarginalCost(Scorer, frozen=True):
             ) + (known.fetch_us[i] if known.fetch_us else 0.0)
             for i, endpoint in enumerate(endpoints)
         ]  # fmt: skip
+        if known.load_us:
+            costs = [
+                cost + (1.0 + self.displacement) * load_us for cost, load_us in zip(costs, known.load_us, strict=True)
+            ]
         lowest = min(costs)
         return [lowest / cost for cost in costs]
 

@@ -14,7 +14,8 @@ class CacheAndLoad(Scorer, frozen=True):
     A cached prefix and a short queue are worth exactly the prefill they save, so there is no threshold at which one
     overrides the other. The factor is what decodes already running do to a prefill step, and what the prefill would do
     to them. The last term is what new work costs everybody who comes later: without it a burst of equal prompts would
-    be computed on every idle engine. The score is the lowest cost divided by the endpoint's cost.
+    be computed on every idle engine. A prefix that has to be loaded from a lower tier counts as the tokens that the
+    endpoint would compute in that time, by its learned speed. The score is the lowest cost divided by the endpoint's cost.
     Signals: KV index (events, or own routes), in-flight ledger (current); others' requests by the last report.
     Source of the form: pending prefill plus uncached length, as in Mooncake (FAST'25) and LPWL; batch factor as in
     LMetric (arXiv 2603.15202), softened; default slope = batch slope over fixed step time of published step-time fits
@@ -40,6 +41,11 @@ class CacheAndLoad(Scorer, frozen=True):
             + work * uncached
             for endpoint, uncached, others in zip(known.endpoints, known.uncached_tokens, known.others, strict=True)
         ]
+        if known.load_us:
+            costs = [
+                cost + load_us * endpoint.prefill_rate
+                for cost, load_us, endpoint in zip(costs, known.load_us, known.endpoints, strict=True)
+            ]
         lowest = min(costs)
         return [lowest / cost for cost in costs]
 

@@ -137,7 +137,6 @@ class Handover:
             self._tell_done(None, now_us)
         if self.transfer_us is None and self._prefilled_us:
             self.transfer_us = now_us - self._prefilled_us
-        self._due_us = NEVER
         self.drop()
 
     # -- from the timers

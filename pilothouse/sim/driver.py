@@ -34,6 +34,7 @@ from pilothouse.sim.hosts import Host
 from pilothouse.sim.jobs import Done, Job, Load
 from pilothouse.sim.probes import Probes
 from pilothouse.sim.samples import Sampler
+from pilothouse.sim.tiers import Loads
 from pilothouse.sim.transfers import Transfers
 from pilothouse.workload.requests import Workload
 
@@ -73,6 +74,7 @@ class Driver:
         self.flights = self.clients.flights
         self.jobs: dict[RequestId, Flight] = {}  # attempts that a gateway still waits for
         self.probes, self.transfers = Probes(self), Transfers(self)
+        self.loads = Loads(self)
         self._gaps, self._tell_blocks, self._arrivals = gaps, tell_blocks, 0
         self._sampler = Sampler(self.agenda, hosts, samples_max) if samples_max else None
         self._groups = _groups(workload)
@@ -273,6 +275,8 @@ class Driver:
         host.due_us = due_us
         if host.engine.handed.fetches:
             self.transfers.begin(host)
+        if host.engine.tiers is not None and host.engine.tiers.loads:
+            self.loads.begin(host)
 
     def _step(self, what: tuple[Host, Micros]) -> None:
         host, due_us = what
@@ -330,6 +334,11 @@ class Driver:
             self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksRemoved(at_us, endpoint, done.removed))
         if done.stored:
             self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksStored(at_us, endpoint, done.stored))
+        for tier, stored, removed in done.lower:
+            if removed:
+                self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksRemoved(at_us, endpoint, removed, tier))
+            if stored:
+                self.agenda.push(at_us, Rank.TELL, self.tell_all, BlocksStored(at_us, endpoint, stored, tier))
 
     # Load
 

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from pilothouse.core.units import BlockKey, Micros, RequestId
+from pilothouse.core.units import Micros, RequestId
 from pilothouse.perf.speculation import Speculation
 from pilothouse.perf.step_time import PS_PER_US, StepClock, StepTime
 from pilothouse.sim.admission import Admission, WholePrompt
@@ -24,6 +24,7 @@ from pilothouse.sim.handed import Handed
 from pilothouse.sim.jobs import Done, Job, Load, Sequence
 from pilothouse.sim.jump import Jump
 from pilothouse.sim.strides import Strides
+from pilothouse.sim.tiers import Tiers, TierSpec
 
 
 class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +40,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macro_steps: bool = True  # off: walk through every step; slower, with the same result
     prefix_cache: bool = True  # off: nothing is ever reused, nor reported
     speculation: Speculation | None = None  # its cost is in `step_time`
+    tiers: list[TierSpec] = []  # below HBM, fastest first
 
     def __post_init__(self) -> None:
         if self.kv_blocks < 1 or self.block_size < 1 or self.sequences_max < 1:
@@ -51,8 +53,9 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Engine:
     """`submit` at any time; `step(now_us)` exactly when `next_step_us` says. Submissions of one moment come first."""
 
-    def __init__(self, spec: EngineSpec, *, reporting: bool = False) -> None:
-        self.spec, self.store = spec, BlockStore(spec.kv_blocks, reporting=reporting)
+    def __init__(self, spec: EngineSpec, *, reporting: bool = False, tiers: Tiers | None = None) -> None:
+        self.spec, self.tiers, self._reporting = spec, tiers, reporting
+        self.store = BlockStore(spec.kv_blocks, reporting=reporting or tiers is not None)
         self.steps = self.preemptions = 0  # for statistics
         self.gaps: Gaps | None = None  # who counts the time between tokens
         self.waiting: deque[Sequence] = deque()
@@ -74,7 +77,6 @@ class Engine:
         self._stretch = 0  # steps under way; 0 = idle
         self._start_ps = self._end_ps = 0
         self._granted = False  # decoding sequences have the blocks that the step under way fills
-        self._reported: tuple[list[BlockKey], list[BlockKey]] = ([], [])
 
     def next_step_us(self) -> Micros | None:
         """When `step` is due; None while idle."""
@@ -197,16 +199,26 @@ class Engine:
         if self._aborted:
             self._drop_aborted()
         self._stretch = 0
-        self._schedule(self._end_ps)
         if self.store.reporting:
-            done.stored, done.removed = self._reported
+            self._report(done)
+        self._schedule(self._end_ps)
         return done
+
+    def _report(self, done: Done) -> None:
+        """What has changed since the step before ended."""
+        stored, removed = self.store.collect()
+        if self._reporting:
+            done.stored, done.removed = stored, removed
+        if self.tiers is not None:
+            whole = [sequence.job.blocks for sequence, _ in self._chunks if sequence.computed == sequence.target]
+            changes = self.tiers.keep(stored, whole)
+            if self._reporting:
+                done.lower = changes
 
     # The next step
 
     def _schedule(self, now_ps: int) -> None:
         """Puts the next step under way, or as many as will be alike; nothing if there is nothing to do."""
-        self._reported = self.store.collect()
         before, self._granted = self.preemptions, False
         while self.store.available < self._needed_now():
             self._preempt()
@@ -293,8 +305,11 @@ class Engine:
             if sequence.eligible > self.steps and not idle_now:
                 return
             keys, target = sequence.job.blocks, sequence.target
-            hits, idle = store.match(keys, min(len(keys), (target - 1) // size))
-            tokens = target - hits * size if sequence.handed else min(budget, target - hits * size)
+            below, limit = 0, min(len(keys), (target - 1) // size)
+            hits, idle = store.match(keys, limit)
+            if self.tiers is not None and not sequence.handed:
+                below = self.tiers.beyond(keys, hits, limit)
+            tokens = target - hits * size if sequence.handed or below else min(budget, target - hits * size)
             prompt, chunk = -(-target // size) - hits, -(-(hits * size + tokens) // size) - hits
             if self.spec.admission.room(prompt, chunk) > store.available - idle:
                 self._stuck = self.spec.admission.steady and self.spec.macro_steps
@@ -303,9 +318,13 @@ class Engine:
             sequence.node = store.hold(keys, hits)
             sequence.computed = hits * size
             if sequence.order < 0:
-                sequence.cached = sequence.computed
+                sequence.cached = sequence.computed + below * size
             if sequence.handed:
                 self.handed.fetch(sequence, prompt)
+                continue
+            if self.tiers is not None and below:
+                self.handed.load(sequence, prompt, (hits + below) * size)
+                self.tiers.load(sequence.job.request, keys[hits : hits + below])
                 continue
             sequence.private = self.spec.admission.reserve(prompt, chunk)
             store.take(sequence.private)
@@ -325,8 +344,10 @@ class Engine:
         while landed and budget > 0 and len(self.running) < self.spec.sequences_max:
             if landed[0].eligible > self.steps and not idle_now:
                 break
-            self._enter(landed.popleft(), 1)
-            budget -= 1
+            sequence = landed.popleft()
+            tokens = min(budget, sequence.target - sequence.computed)
+            self._enter(sequence, tokens)
+            budget -= tokens
         return budget
 
     def _continue(self, sequence: Sequence, budget: int) -> int:

@@ -1,4 +1,4 @@
-"""What an engine has to do with other engines: prompts it keeps for them, and prompts whose KV it gets from them."""
+"""KV that goes to other engines or comes from elsewhere: prompts kept for them, and prompts whose KV is on the way."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -27,15 +27,19 @@ class Handed:
 
     def fetch(self, sequence: Sequence, blocks: int) -> None:
         """Takes blocks; their contents come from another engine, but for the last token, which is computed."""
-        sequence.private = blocks
+        self.load(sequence, blocks, sequence.target - 1)
+        self.fetches.append((sequence.job, sequence.there - sequence.computed))
+
+    def load(self, sequence: Sequence, blocks: int, there: int) -> None:
+        """Takes blocks; contents up to the token `there` come from somewhere, the rest is computed after that."""
+        sequence.private, sequence.there = blocks, there
         self.store.take(blocks)
         self.fetching[sequence.job.request] = sequence
-        self.fetches.append((sequence.job, sequence.target - 1 - sequence.computed))
 
     def land(self, request: RequestId) -> Sequence:
-        """The contents are here: all but the last token counts as computed."""
+        """The contents are here, and count as computed."""
         sequence = self.fetching.pop(request)
-        sequence.handed, sequence.computed = False, sequence.target - 1
+        sequence.handed, sequence.computed = False, sequence.there
         self.landed.append(sequence)
         return sequence
 

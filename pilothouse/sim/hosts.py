@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pilothouse.core.assumed import Lru
 from pilothouse.core.events import EndpointSeen
 from pilothouse.core.units import EndpointId, Micros
 from pilothouse.perf.step_time import StepTime
 from pilothouse.sim.engine import Engine, EngineSpec
 from pilothouse.sim.gaps import Gaps
+from pilothouse.sim.tiers import Tiers
 
 LINK_BYTES_PER_US = 40_000.0  # 320 Gb/s: four fifths of a 400 Gb/s network card
 TIMES = ("a_us", "b_us", "c_ns", "p_us", "q_ps", "expert_us")
@@ -26,6 +28,7 @@ class Host:
     link_bytes_per_us: float = LINK_BYTES_PER_US  # of its network interface
     link_latency_us: int = 0  # of one transfer, whatever its size
     link_free_us: float = 0.0  # when the transfers that it is in have ended
+    store: Lru | None = None  # that its pool shares; outlives the engine
     engine: Engine = field(init=False)
     due_us: Micros | None = None  # its step in the agenda
     up: bool = True
@@ -53,7 +56,10 @@ class Host:
 
     def start(self) -> None:
         """A new process, with nothing in it."""
-        self.engine, self.due_us = Engine(self.spec, reporting=self.seen.exact), None
+        tiers, block_bytes = None, float(self.spec.block_size * self.seen.kv_token_bytes)
+        if self.spec.tiers and self.spec.prefix_cache:
+            tiers = Tiers(self.spec.tiers, block_bytes, self.store)
+        self.engine, self.due_us = Engine(self.spec, reporting=self.seen.exact, tiers=tiers), None
         self.engine.gaps = self.gaps
         if self.paces:
             self.set_pace(Micros(0))

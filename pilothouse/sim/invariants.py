@@ -21,9 +21,10 @@ from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import Engine
 from pilothouse.sim.hosts import Host
 from pilothouse.sim.jobs import Sequence
+from pilothouse.sim.tiers import Tiers
 from pilothouse.workload.requests import Planned
 
-TRUTH = (Engine, BlockStore, Sequence, Host, Driver, Clients, Agenda, Planned)
+TRUTH = (Engine, BlockStore, Tiers, Sequence, Host, Driver, Clients, Agenda, Planned)
 
 
 def run_checked(driver: Driver) -> None:
@@ -98,7 +99,7 @@ def check_engines(driver: Driver) -> None:
         assert host.due_us == engine.next_step_us()
         idle_for_room = engine.waiting and not engine.running and (engine.handed.kept or engine.handed.fetching)
         assert (host.due_us is None) == (not engine.running and (not engine.waiting or bool(idle_for_room)))
-        assert not engine.handed.fetches
+        assert not engine.handed.fetches and (engine.tiers is None or not engine.tiers.loads)
     for request, transfer in driver.transfers.under_way.items():
         assert transfer.kept in transfer.source.engine.handed.kept, f"{request} fetches what is not kept"
         assert transfer.request in transfer.target.engine.handed.fetching

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pilothouse.core.events import Tier
 from pilothouse.core.units import BlockKey, RequestId
 from pilothouse.sim.blocks import Node
 
@@ -38,6 +39,7 @@ class Sequence:
     group: int = 0  # of its gaps; that of its job, or NOBODY
     stride: int = 1  # what it advances in a step, in the engine's parts of a token
     handed: bool = False  # its KV has yet to come from another engine
+    there: int = 0  # tokens that count as computed once the KV is here that is on the way
     eligible: int = 0  # step counter from which on it may be scheduled
     node: Node | None = None  # end of its chain of named blocks
 
@@ -50,6 +52,7 @@ class Done:
     finished: list[tuple[Job, int]] = field(default_factory=list)  # with the prompt tokens that came from the cache
     stored: list[BlockKey] = field(default_factory=list)
     removed: list[BlockKey] = field(default_factory=list)
+    lower: list[tuple[Tier, list[BlockKey], list[BlockKey]]] = field(default_factory=list)  # the same of lower tiers
 
 
 class Load(msgspec.Struct, frozen=True):

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pilothouse.core.assumed import Lru
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import EndpointSeen, Role
+from pilothouse.core.events import EndpointSeen, Role, Tier
 from pilothouse.core.units import SECOND, EndpointId, Micros
 from pilothouse.sim.clients import StageResult
 from pilothouse.sim.delays import Delays
@@ -34,7 +35,7 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Role = Role.BOTH
     connector: str = ""  # how they exchange KV; "" = they do not
     exchange: str = ""  # what both ends of a transfer must have alike
-    kv_token_bytes: int = 0
+    kv_token_bytes: int = 0  # needed for handovers and tiers
     link_bytes_per_us: float = LINK_BYTES_PER_US  # of each engine's network interface
     link_latency_us: int = 0  # of one transfer
 
@@ -65,7 +66,7 @@ def world(
     samples_max   moments of each stage at which every replica is looked at; 0 = never
     """
     gaps, delays = Gaps(), fleet.delays
-    hosts = [_host(pool, i, workload, gaps, macro_steps) for pool in fleet.pools for i in range(pool.replicas)]
+    hosts = [host for pool in fleet.pools for host in _hosts(pool, workload, gaps, macro_steps)]
     several = [dispatchers] if isinstance(dispatchers, Dispatcher) else dispatchers
     return Driver(
         several,
@@ -80,7 +81,13 @@ def world(
     )
 
 
-def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool) -> Host:
+def _hosts(pool: Pool, workload: Workload, gaps: Gaps, macro_steps: bool) -> list[Host]:
+    remote = [tier.blocks for tier in pool.engine.tiers if tier.tier is Tier.REMOTE]
+    store = Lru(remote[0]) if remote else None
+    return [_host(pool, i, workload, gaps, macro_steps, store) for i in range(pool.replicas)]
+
+
+def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool, store: Lru | None) -> Host:
     spec = msgspec.structs.replace(pool.engine, macro_steps=macro_steps)
     endpoint = EndpointId(f"{pool.name}-{i}")
     seen = EndpointSeen(
@@ -97,8 +104,12 @@ def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool)
         pool.exchange,
         kv_token_bytes=pool.kv_token_bytes,
         speculation=spec.speculation.method.value if spec.speculation is not None else "",
+        store="" if store is None else pool.name,
+        store_blocks=0 if store is None else store.capacity,
+        tier_gb_per_s={tier.tier: tier.gb_per_s for tier in spec.tiers},
     )
-    return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, pool.link_bytes_per_us, pool.link_latency_us)
+    link = pool.link_bytes_per_us, pool.link_latency_us
+    return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, *link, store=store)
 
 
 def summaries(results: Sequence[StageResult], objectives: Objectives | None = None) -> list[Summary]:

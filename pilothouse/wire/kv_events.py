@@ -183,11 +183,15 @@ def keys_of(block_hashes: list[BlockHash]) -> list[BlockKey]:
     return [key_of(block_hash) for block_hash in block_hashes]
 
 
-def tier_of(event: BlockStored | BlockRemoved) -> Tier:
-    """Where the blocks lie. The spelling of media varies; an unknown one counts as the slowest."""
-    if event.locality == "REMOTE":
+def tier_of(event: BlockStored | BlockRemoved, *, shares: bool = False) -> Tier:
+    """Where the blocks lie. The spelling of media varies; an unknown one counts as the slowest.
+
+    shares   what the engine keeps outside its GPU lies in a store that others fetch from as well, whatever its medium
+    """
+    if event.locality is not None and event.locality.upper() == "REMOTE":
         return Tier.REMOTE
-    return _MEDIA.get(event.medium.lower() if event.medium else None, Tier.REMOTE)
+    tier = _MEDIA.get(event.medium.lower() if event.medium else None, Tier.REMOTE)
+    return Tier.REMOTE if shares and tier is not Tier.HBM else tier
 
 
 class Message(msgspec.Struct, frozen=True):

@@ -82,12 +82,17 @@ def limits(length: Length) -> tuple[int, int]:
     return length
 
 
+def sigma_of(length: Lognormal) -> float:
+    """Of the logarithm."""
+    return _spread(length.mean, length.p99, length.sigma)
+
+
 def draw(length: Length, luck: Random) -> int:
     match length:
         case int():
             return length
         case Lognormal():
-            drawn = _lognormal(luck, length.mean, _spread(length.mean, length.p99, length.sigma))
+            drawn = _lognormal(luck, length.mean, sigma_of(length))
             return min(max(round(drawn), length.least), length.most)
         case Listed():
             return length.values[luck.randrange(len(length.values))]

@@ -97,6 +97,12 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"faults": fault(lasts="0s")}, ["s: faults[0].lasts: must be more than 0; leave it out for a fault that stays"]),
     ({"pools": pool(kv_events=False), "faults": fault(kind="lost_kv_events")},
      ["s: faults[0].kind: pool 'a' reports no KV events that could be lost"]),
+    ({"pools": pool(role="prefill")}, ["s: pools: all are prefill pools: nobody answers"]),
+    ({"pools": pool(role="prefill") + pool(name="b", role="decode", precision="fp8")},
+     ["s: pools[0].role: no decode pool has this model in this precision: nobody can use its KV"]),
+    ({"pools": pool(role="prefill") + pool(name="b")},
+     ["s: pools[0].role: no decode pool has this model in this precision: nobody can use its KV"]),
+    ({"pools": pool(link={"gbps": 3})}, ["s: pools[0].link.gbps: unknown field, did you mean 'gb_per_s'?"]),
     ({"pools": pool(gpu="h10"), "loads": [-1]}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100'?",
                                                  "s: loads[0]: must be more than 0"]),
 ]  # fmt: skip

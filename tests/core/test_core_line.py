@@ -150,7 +150,7 @@ def _states(seed: int) -> Any:
         one.handle(event)
         yield one
     assert one.fleet.speeds["e"].answers > 50
-    assert all(e.held_tokens == 0 for e in one.fleet.endpoints.values()), "nobody waits for it any more"
+    assert all(e.held_tokens == e.held == 0 for e in one.fleet.endpoints.values()), "nobody waits for it any more"
 
 
 def test_a_number_given_once_is_not_given_again_after_a_snapshot() -> None:

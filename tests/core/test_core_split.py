@@ -151,10 +151,10 @@ def warm(fleet: str, policy: object = "marginal_cost") -> World:
 def test_the_default_splits_what_others_would_wait_for() -> None:
     busy = "p prefill | d decode streaming=40 cached=x:60"
     assert prefiller(warm(busy).when(arrived("r", 16_000))) == "p"
-    assert prefiller(warm(busy).when(arrived("r", 100))) is None, "a handover costs more"
+    assert prefiller(warm(busy).when(arrived("r", 20))) is None, "a handover costs more"
     assert prefiller(warm(busy).when(arrived("r", prompt="x:60"))) is None, "its KV is there"
     assert prefiller(warm("p prefill | d decode").when(arrived("r", 16_000))) is None, "nobody is disturbed"
-    assert prefiller(warm("p prefill | d decode streaming=1").when(arrived("r", 4000))) is None, "one waits, briefly"
+    assert prefiller(warm("p prefill | d decode streaming=1").when(arrived("r", 1000))) is None, "one waits, briefly"
 
 
 def test_the_default_spares_a_busy_prefill_pool() -> None:

@@ -18,6 +18,7 @@ from pilothouse.core.units import BlockKey, EndpointId, Micros, RequestId
 EXACT, ASSUMED = [EndpointId("e0"), EndpointId("e1"), EndpointId("e2")], [EndpointId("a0"), EndpointId("a1")]
 CAPACITY = 6  # of the assumed endpoints in the model test [blocks]
 LASTS_US = 50
+SHARING, STORE_BLOCKS = EXACT[1:], 5  # who fetches from the shared store of the model test, and its capacity
 
 
 @dataclass
@@ -109,13 +110,29 @@ class Model(RuleBasedStateMachine):
         self.naive = {e: Naive(e in EXACT) for e in EXACT + ASSUMED}
         self.open: dict[str, tuple[EndpointId, list[BlockKey]]] = {}
         self.due: dict[str, tuple[int, EndpointId]] = {}  # claim -> when it is withdrawn
+        self.store: list[int] = []  # least recent first
         for e in EXACT + ASSUMED:
-            self.index.add(e, exact=e in EXACT, kv_blocks=CAPACITY, block_size=16)
+            self.join(e)
+
+    def join(self, endpoint: EndpointId) -> None:
+        store = {"store": "s", "store_blocks": STORE_BLOCKS} if endpoint in SHARING else {}
+        exact = endpoint in EXACT
+        self.index.add(endpoint, exact=exact, kv_blocks=CAPACITY, block_size=16, **store)  # type: ignore[arg-type]
+
+    def use_store(self, blocks: list[BlockKey]) -> None:
+        for block in reversed(blocks):
+            if block in self.store:
+                self.store.remove(block)
+            self.store.append(block)
+        del self.store[: max(0, len(self.store) - STORE_BLOCKS)]
 
     @rule(endpoint=st.sampled_from(EXACT), blocks=PROMPTS, tier=st.sampled_from(Tier))
     def stored(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier) -> None:
         self.index.stored(endpoint, blocks, tier)
         naive = self.naive[endpoint]
+        if tier is Tier.REMOTE and endpoint in SHARING:
+            self.use_store(blocks)
+            return
         if tier is not Tier.HBM:
             naive.lower.setdefault(tier, set()).update(blocks)
             return
@@ -127,6 +144,9 @@ class Model(RuleBasedStateMachine):
     def removed(self, endpoint: EndpointId, blocks: list[BlockKey], tier: Tier) -> None:
         self.index.removed(endpoint, blocks, tier)
         naive = self.naive[endpoint]
+        if tier is Tier.REMOTE and endpoint in SHARING:
+            self.store = [block for block in self.store if block not in blocks]
+            return
         if tier is not Tier.HBM:
             naive.lower.setdefault(tier, set()).difference_update(blocks)
             return
@@ -142,7 +162,7 @@ class Model(RuleBasedStateMachine):
     @rule(endpoint=NAMES)
     def leaves_and_comes_back(self, endpoint: EndpointId) -> None:
         self.index.remove(endpoint)
-        self.index.add(endpoint, exact=endpoint in EXACT, kv_blocks=CAPACITY, block_size=16)
+        self.join(endpoint)
         self.naive[endpoint] = Naive(endpoint in EXACT)
         self.open = {r: o for r, o in self.open.items() if o[0] != endpoint}
         self.due = {r: d for r, d in self.due.items() if d[1] != endpoint}
@@ -153,6 +173,8 @@ class Model(RuleBasedStateMachine):
         request = f"r{self.serial}"
         route(self.index, request, endpoint, blocks, self.now)
         naive = self.naive[endpoint]
+        if endpoint in SHARING:
+            self.use_store([block for block in blocks if block in self.store])
         unsure = [b for b in blocks if b not in naive.hbm or b in naive.claims]
         if naive.exact:
             naive.hbm.update(blocks)
@@ -216,8 +238,14 @@ class Model(RuleBasedStateMachine):
         found = self.index.lookup_tiers(blocks, [At(e) for e in everyone])
         assert found.hbm == self.index.lookup(blocks, [At(e) for e in everyone])
         assert found.hbm == [naive_prefix(blocks, self.naive[e].hbm) for e in everyone]
-        whole = [self.naive[e].hbm.union(*self.naive[e].lower.values()) for e in everyone]
-        assert found.any_tier == [naive_prefix(blocks, held) for held in whole]
+        usable = [set(blocks[:n]) for n in found.hbm]  # what HBM holds behind a gap is not used
+        for tier, lengths in found.lower:
+            for e, use in zip(everyone, usable, strict=True):
+                use |= self.naive[e].lower.get(tier, set())
+                use |= set(self.store) if tier is Tier.REMOTE and e in SHARING else set()
+            assert lengths == [naive_prefix(blocks, use) for use in usable]
+        told = {tier for naive in self.naive.values() for tier, some in naive.lower.items() if some}
+        assert told <= {tier for tier, _ in found.lower}
 
     @invariant()
     def same_counts(self) -> None:
@@ -227,6 +255,7 @@ class Model(RuleBasedStateMachine):
             assert by_name[name].hbm == len(naive.hbm)
             assert by_name[name].lower == sum(map(len, naive.lower.values()))
             assert by_name[name].speculative == len(naive.claims)
+        assert stats.stores == {"s": len(self.store)}
         due = self.index.next_expiry_us()
         assert due is None or due > self.now or not self.due  # what is due has been withdrawn
         assert stats.refused == stats.ignored == 0
@@ -472,9 +501,9 @@ def test_lower_tiers_extend_the_prefix() -> None:
     index.stored(EndpointId("a"), keys(3), Tier.DRAM)
     index.stored(EndpointId("b"), keys(1, 2, 3, 4), Tier.DISK)
     found = index.lookup_tiers(keys(1, 2, 3, 4), [At(EndpointId("a")), At(EndpointId("b"))])
-    assert (found.hbm, found.any_tier) == ([2, 0], [3, 4])
+    assert (found.hbm, found.lower) == ([2, 0], [(Tier.DRAM, [3, 0]), (Tier.DISK, [3, 4])])
     index.cleared(EndpointId("b"))
-    assert index.lookup_tiers(keys(1), [At(EndpointId("b"))]).any_tier == [0]
+    assert index.lookup_tiers(keys(1), [At(EndpointId("b"))]).lower == [(Tier.DRAM, [0]), (Tier.DISK, [0])]
 
 
 def test_a_lookup_of_an_unknown_endpoint_is_a_bug() -> None:

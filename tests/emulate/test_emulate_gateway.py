@@ -63,3 +63,35 @@ def follows(gateway: Gateway) -> None:
         cached = json.loads(raw)["usage"]["prompt_tokens_details"]["cached_tokens"]
         assert status == 200 and int(headers["x-pilothouse-cached-tokens"]) == cached
     assert wait_until(lambda: gateway.endpoint("a")["kv_feed"]["events"] > 0, WAIT_S)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_emulated_pair_serves_split_requests(tmp_path: Path, cache: Path, workers: int) -> None:
+    with emulated(cache) as (prefill,), emulated(cache) as (decode,):
+        pools = [
+            {
+                "name": role,
+                "role": role,
+                "connector": {"type": "nixl"},
+                "endpoints": [{"name": role, "url": engine.url}],
+            }
+            for role, engine in (("prefill", prefill), ("decode", decode))
+        ]
+        policy = {"like": "marginal_cost", "decider": {"type": "always", "fallback": "error"}}
+        config = fleet() | {"pools": pools, "policy": policy, "workers": workers}
+        with Gateway.start(tmp_path, config) as gateway:
+            assert wait_until(gateway.is_steering, WAIT_S)
+            assert wait_until(lambda: all(e["exchange"] for e in gateway.status()["endpoints"]), WAIT_S)
+            door = Api(gateway.url)
+            for number in range(4):
+                body = chat(f"{number} long stories. " * 40) | {"stream": number % 2 == 1}
+                name = f"split-{number}"
+                status, _, headers = door.ask("POST", CHAT, json.dumps(body).encode(), **{"x-request-id": name})
+                assert (status, headers["x-pilothouse-prefill"]) == (200, "prefill")
+                assert wait_until(lambda name=name: gateway.get(f"/explain/{name}")[0] == 200, WAIT_S)  # type: ignore[misc]
+            assert wait_until(lambda: len(gateway.requests()) == 4, WAIT_S)
+            for line in gateway.requests():
+                assert (line["prefill"], line["endpoint"], line["outcome"]) == ("prefill", "decode", "finished")
+                assert line["prefill_us"] > 0 and line["transfer_us"] > 0 and not line["failures"]
+            assert gateway.stop() == 0
+        assert gateway.verified().differences == 0

@@ -167,6 +167,7 @@ def play(
     replay: bool = True,
     replies_queued: int = 1000,
     names: BlockNames | None = None,
+    writes_through: bool = False,
 ) -> None:
     """Runs a story; `before` messages are sent before the feed begins, storing blocks 0, 1, ..."""
 
@@ -178,7 +179,8 @@ def play(
             source = publisher.source if replay else msgspec.structs.replace(publisher.source, replay_endpoint=None)
             heard = Heard()
             names_ = names or BlockNames(Dialect("sha256_cbor", 2))
-            feed = KvFeed(E, source, names_, heard.emit, Clock(), context, IMPATIENT)
+            through = {"writes_through": writes_through}
+            feed = KvFeed(E, source, names_, heard.emit, Clock(), context, IMPATIENT, **through)
             try:
                 async with following(feed):
                     await publisher.subscribed()
@@ -215,6 +217,47 @@ def test_tiers_and_a_reset(tmp_path: Path) -> None:
         assert scene.heard.clears == 1
 
     play(tmp_path, story)
+
+
+def put_into_mooncake(key: int, parent: int | None) -> dict[str, object]:
+    """As vLLM 0.32 was heard to say it: one event per block, after the GPU's own, and never one of removal."""
+    return stored(key, parent=parent, medium="cpu", group_idx=0)
+
+
+def test_what_a_store_connector_puts_elsewhere_is_the_stores(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        gpu = {"group_idx": 0, "kv_cache_spec_kind": "full_attention", "extra_keys": [None, None], "medium": "GPU"}
+        await scene.send(stored(1, 2, parent=9, **gpu))
+        await scene.send(put_into_mooncake(1, 9), put_into_mooncake(2, 1))
+        await scene.send(removed(2), removed(1), stored(7, parent=9, **gpu | {"extra_keys": [None]}))
+        await scene.holds(7)
+        told = [
+            (type(r).__name__, list(r.blocks), r.tier) for r in scene.heard.reports if not isinstance(r, BlocksCleared)
+        ]
+        assert told == [
+            ("BlocksStored", [1, 2], Tier.HBM),
+            ("BlocksStored", [1, 2], Tier.REMOTE),
+            ("BlocksRemoved", [2, 1], Tier.HBM),
+            ("BlocksStored", [7], Tier.HBM),
+        ]
+
+    play(tmp_path, story, names=BlockNames(Dialect("sha256_cbor", 2), shares=True))
+
+
+def test_a_store_that_writes_through_has_what_was_computed(tmp_path: Path) -> None:
+    """LMCache 0.5 names chunks of its own, by hashes of its own: nobody can use these."""
+
+    async def story(scene: Scene) -> None:
+        chunk = {"block_size": 4, "medium": "CPU"}
+        await scene.send(stored(1, 2, parent=9), removed(5), stored(1000, size=4, **chunk), removed(1000, medium="CPU"))
+        await scene.send(stored(3, parent=2))
+        await scene.holds(1, 2, 3)
+        told = [(list(r.blocks), r.tier) for r in scene.heard.reports if isinstance(r, BlocksStored)]
+        assert told == [([1, 2], Tier.HBM), ([1, 2], Tier.REMOTE), ([3], Tier.HBM), ([3], Tier.REMOTE)]
+        status = scene.feed.status()
+        assert (status.note, status.unnamed) == ("", 0)
+
+    play(tmp_path, story, names=BlockNames(Dialect("sha256_cbor", 2), shares=True), writes_through=True)
 
 
 def test_a_feed_that_begins_late_reads_the_ring(tmp_path: Path) -> None:
@@ -500,6 +543,33 @@ def test_a_mapped_name_lives_as_long_as_its_last_tier() -> None:
     assert names.removed(BlockRemoved([1], medium="GPU")) == [key]
     assert names.removed(BlockRemoved([1], medium="CPU")) == [key]
     assert names.removed(BlockRemoved([1], medium="CPU")) == []
+
+
+def test_a_store_keeps_no_mapped_name_alive() -> None:
+    """Nobody says when it drops a block."""
+    names = BlockNames(Own(block_size=2), shares=True)
+    (key,) = names.stored(block_event([1], PROMPT[:2]))
+    assert names.stored(block_event([1], PROMPT[:2], medium="cpu")) == [key]
+    assert names.removed(BlockRemoved([1], medium="GPU")) == [key]
+    assert names.removed(BlockRemoved([1], medium="GPU")) == []
+
+
+def test_events_from_below_the_gpu_name_nothing_new() -> None:
+    """They leave out the salt: with it the same tokens are another block."""
+    names = BlockNames(Own(block_size=2))
+    assert names.stored(block_event([1], PROMPT[:2], medium="cpu")) == [] and names.unnamed == 1
+    direct = BlockNames(Dialect("sha256_cbor", 2))
+    assert direct.stored(block_event([1], PROMPT[:2], medium="cpu")) == [1] and direct.mode == "unchecked"
+
+
+def test_the_short_events_of_native_offloading_are_understood() -> None:
+    """vLLM 0.32 names an offloaded block by its hash alone, unless `self_describing_kv_events` is set."""
+    short = {"medium": "CPU", "group_idx": 0, "locality": "LOCAL", "block_size": 0, "lora_id": None, "lora_name": None}
+    names = BlockNames(Dialect("sha256_cbor", 2))
+    event = block_event([1], [], **short)
+    assert (names.stored(event), names.tier(event), names.mode, names.wrong_size) == ([1], Tier.DRAM, "unchecked", 0)
+    gone = BlockRemoved([1], medium="STORAGE", group_idx=0, locality="REMOTE")
+    assert (names.removed(gone), names.tier(gone)) == ([1], Tier.REMOTE)
 
 
 def test_mapped_names_are_bounded() -> None:

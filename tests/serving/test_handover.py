@@ -17,7 +17,6 @@ from tests.serving.splits import (
     EVENTS,
     HANG,
     HANG_UP,
-    STREAMED,
     USAGE,
     WHOLE,
     Answering,
@@ -289,8 +288,9 @@ def test_a_claim_is_not_made_after_this_process_was_stopped() -> None:
     split(check)
 
 
-def test_a_first_byte_that_comes_late_is_not_passed_on() -> None:
-    """The timers are too coarse, or this process was stopped: what counts is when the byte is seen."""
+@pytest.mark.parametrize("body", [STREAM, UNARY])
+def test_what_comes_late_is_not_used(body: bytes) -> None:
+    """The timers are too coarse, or this process was stopped: what counts is when the bytes are seen."""
 
     async def check(pair: Pair) -> None:
         plane = pair.world.door.plane
@@ -298,13 +298,14 @@ def test_a_first_byte_that_comes_late_is_not_passed_on() -> None:
         def late(got: Got) -> bytes:
             plane.timers.stop()
             handover_of(pair)._due_us = plane.clock.now_us() - 1
-            return STREAMED
+            return decoded(got)
 
         pair.decode.answering = lambda got: late(got) if "kv_transfer_params" in got.body else decoded(got)
         client = await pair.world.client()
-        client.send(post(STREAM))
-        assert (await client.reply()).body == EVENTS
+        client.send(post(body))
+        assert (await client.reply()).body in (EVENTS, WHOLE)
         assert pair.failures() == [("expired", False)]
+        assert told(pair).count("FirstToken") == (body == STREAM)  # of the second attempt
 
     split(check)
 
@@ -326,6 +327,35 @@ def test_a_claim_that_showed_its_first_byte_may_take_its_time() -> None:
         await pair.world.steering.until("Arrived", "PrefillDone", "FirstToken", "Cancelled")
 
     split(check)
+
+
+def test_a_request_whose_kv_is_fetched_may_take_its_time() -> None:
+    async def check(pair: Pair) -> None:
+        pair.decode.answering = lambda got: decoded(got) if "kv_transfer_params" in got.body else HANG
+        client = await pair.world.client()
+        client.send(post(UNARY))
+        await pair.decode.until(lambda side: len(side.got) == 2)
+        assert handover_of(pair).due(pair.world.door.plane.clock.now_us() + 3_600_000_000) == 0
+        client.close()
+        await pair.world.steering.until("Arrived", "PrefillDone", "FirstToken", "Cancelled")
+
+    split(check)
+
+
+def test_a_stream_that_begins_before_its_first_token_is_fetched_for_first() -> None:
+    def answering(got: Got) -> bytes:
+        if got.body.get("kv_transfer_params") != PLEASE:
+            return decoded(got)
+        return prefilled(got).replace(b"cmpl-", b"resp_").replace(b"-0-81d8c8d2", b"_0-81d8c8d2")
+
+    async def check(pair: Pair) -> None:
+        raw = b'{"model":"m","input":"hi","stream":true}'
+        assert (await pair.world.ask(post(raw, "/v1/responses"))).body == EVENTS
+        (first,), (fetch, plain) = pair.prefill.got, pair.decode.got
+        assert first.body["request_id"] == fetch.body["request_id"] == f"resp_{first.name}"
+        assert fetch.body["stream"] is False and plain.raw == raw
+
+    split(check, answering)
 
 
 @pytest.mark.parametrize("stage", ["prefill", "claim", "fetch", "answer"])
@@ -458,6 +488,38 @@ def test_sglang_s_prefill_that_fails_takes_the_decode_step_with_it() -> None:
         assert pair.failures() == [("error", True)]
 
     split(check, lambda got: unary_error(500), kind="sglang")
+
+
+def test_sglang_s_prefill_that_blames_the_request_takes_the_decode_step_with_it() -> None:
+    async def check(pair: Pair) -> None:
+        assert (await pair.world.ask(post(STREAM))).status == 400
+        await pair.world.steering.until("Arrived", "Finished")
+        await pair.decode.until(lambda side: side.lost == len(side.got))
+
+    split(check, lambda got: unary_error(400), lambda got: HANG, kind="sglang")
+
+
+@pytest.mark.parametrize("who", ["client", "decode"])
+def test_sglang_s_prefill_ends_with_the_rest(who: str) -> None:
+    async def check(pair: Pair) -> None:
+        asked = asyncio.Event()
+        pair.prefill.answering = lambda got: asked.set() or HANG  # type: ignore[func-returns-value]
+
+        def answering(got: Got) -> bytes:
+            return HANG if who == "client" else unary_error(500)
+
+        pair.decode.answering = lambda got: answering(got) if "bootstrap_room" in got.body else decoded(got)
+        client = await pair.world.client()
+        client.send(post(STREAM))
+        if who == "client":
+            await asked.wait()
+            client.close()
+        else:
+            assert (await client.reply()).body == EVENTS
+            assert pair.failures() == [("error", False)]
+        await pair.prefill.until(lambda side: side.lost == len(side.got))
+
+    split(check, kind="sglang")
 
 
 def test_usage_is_counted_once() -> None:

@@ -101,6 +101,22 @@ def test_a_worker_s_split_is_the_picker_s(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_picker_that_is_away_need_not_hear_of_a_prefill() -> None:
+    """It starts with an empty ledger; a failure then asks it anew for the whole request."""
+
+    async def main() -> None:
+        steering = RemoteSteering("nowhere", Directory(), CLOCK, 10_000_000)  # type: ignore[arg-type]
+        commands: list[AnyCommand] = []
+        steering.arrive(arrived(), commands.append)
+        steering.tell(PrefillDone(CLOCK.now_us(), R, 400, 0))
+        steering.tell(FirstToken(CLOCK.now_us(), R))
+        assert [asked.arrived.request for asked in steering._asked.values()] == [R]
+        steering.tell(Finished(CLOCK.now_us(), R))
+        assert not steering._asked and not commands
+
+    run(main())
+
+
 class Directory:
     def update(self, served: Any) -> None: ...
 

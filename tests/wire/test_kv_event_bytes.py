@@ -93,11 +93,14 @@ def test_every_form_of_a_hash_has_one_key() -> None:
         ("CPU", None, Tier.DRAM),
         ("STORAGE", None, Tier.DISK),
         ("GPU", "REMOTE", Tier.REMOTE),
+        ("STORAGE", "remote", Tier.REMOTE),
         ("tape", None, Tier.REMOTE),
     ],
 )
 def test_tiers(medium: str | None, locality: str | None, tier: Tier) -> None:
-    assert tier_of(BlockRemoved([1], medium=medium, locality=locality)) is tier
+    event = BlockRemoved([1], medium=medium, locality=locality)
+    assert tier_of(event) is tier
+    assert tier_of(event, shares=True) is (tier if tier is Tier.HBM else Tier.REMOTE)
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,17 @@ _LEFT_OUT = (
     "stream", "stream_options", "min_tokens", "stop", "stop_token_ids", "stop_sequences", "logprobs", "top_logprobs",
     "return_token_ids", "return_tokens_as_token_ids", "store", "include",
 )  # fmt: skip
-# What makes several answers, or returns or computes more of the prompt than its KV.
-_ONE = ("n", "best_of")
-_WHOLE = (
+_SEVERAL = ("n", "best_of")
+# What returns more of the prompt than its KV, or needs more than its KV; and what somebody who may set it himself
+# (`clients.grants`) knows better about.
+_WHOLE = frozenset([
     "use_beam_search", "echo", "prompt_embeds", "suffix", "background", "previous_response_id",
-    "previous_input_messages",
-)  # fmt: skip
+    "previous_input_messages", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "request_id", "rid",
+    "bootstrap_room",
+])  # fmt: skip
 # Log-probabilities come with computing the prompt, and 0 is a wish as well. How much is cut off a prompt depends on how many
 # tokens may be answered: cut for one token it would be another prompt.
 _UNSET = ("prompt_logprobs", "truncate_prompt_tokens")
-# Somebody who may set these himself (`clients.grants`) knows better.
-_STEERING = ("kv_transfer_params", "ec_transfer_params", "vllm_xargs", "request_id", "rid", "bootstrap_room")
 _TEXTS = frozenset(["text", "input_text", "output_text", "refusal", "thinking", "tool_use", "tool_result"])
 _ITEMS = frozenset([None, "message", "function_call", "function_call_output", "reasoning"])  # of a response's input
 _PLAIN = re.compile("[^A-Za-z0-9-]")
@@ -39,11 +39,15 @@ def is_splittable(path: str, fields: Mapping[str, Any], *, salted: bool = True) 
 
     salted   whether prompts with a `cache_salt` may be split
     """
-    if path not in _ONE_TOKEN or any(fields.get(name) for name in (*_WHOLE, *_STEERING)):
+    if path not in _ONE_TOKEN or (
+        not _WHOLE.isdisjoint(fields) and any(fields[name] for name in fields if name in _WHOLE)
+    ):
         return False
     if any(fields.get(name) is not None for name in _UNSET) or fields.get("truncation") not in (None, "disabled"):
         return False
-    if any(fields.get(name) not in (None, 1) for name in _ONE) or (fields.get("cache_salt") and not salted):
+    if any(fields.get(name) not in (None, 1) for name in _SEVERAL):
+        return False
+    if not salted and fields.get("cache_salt"):
         return False
     if path == COMPLETIONS:
         prompt = fields.get("prompt")

@@ -1,0 +1,50 @@
+"""The options of `pilothouse plan`; its work is done in `planning.py`, which is imported when it is used."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pilothouse.cli.later import Later
+from pilothouse.cli.problems import exits_with_problems
+
+if TYPE_CHECKING:
+    from pilothouse.cli import planning
+else:
+    planning = Later("planning")
+
+
+@exits_with_problems
+def plan(
+    file: Annotated[Path | None, typer.Argument(help="all of this in one file (YAML); options come first")] = None,
+    model: Annotated[
+        str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
+    ] = "",
+    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that there are")] = None,
+    workload: Annotated[Path | None, typer.Option(help="workload file, trace, or a journal's directory")] = None,
+    rate: Annotated[float | None, typer.Option(help="requests/s in busy times; default: the workload's own")] = None,
+    ttft: Annotated[str, typer.Option("--ttft-p95", help="most time to first token, e.g. 500ms")] = "",
+    tpot: Annotated[str, typer.Option("--tpot-p95", help="most time per output token, e.g. 40ms")] = "",
+    percentile: Annotated[int | None, typer.Option(help="of the two limits, in place of 95")] = None,
+    goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
+    precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
+    kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
+    prices: Annotated[str, typer.Option(help="file with prices of your own")] = "",
+    usd_per_hour: Annotated[float | None, typer.Option(help="of one GPU, in place of any list")] = None,
+    term: Annotated[str, typer.Option(help="on_demand, reserved, spot or owned; default: on_demand")] = "",
+    why: Annotated[bool, typer.Option("--why", help="each rejected way in one line")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="write the best plan here (YAML)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all plans as JSON")] = False,
+    page: Annotated[Path | None, typer.Option(help="write charts here (HTML)")] = None,
+    simulate: Annotated[bool, typer.Option(help="try the best plans in the simulator")] = True,
+    seed: Annotated[int, typer.Option(help="of a workload file")] = 1,
+) -> None:
+    """Which fleet serves this workload within its objectives, what to expect of it, and what it costs."""
+    given = {
+        "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "rate": rate, "ttft": ttft, "tpot": tpot,
+        "percentile": percentile, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
+        "usd_per_hour": usd_per_hour, "term": term,
+    }  # fmt: skip
+    wanted, base = planning.read_wanted(file, given)
+    planning.plan(planning.Asked(wanted, base, why, out, as_json, simulate, seed, page))

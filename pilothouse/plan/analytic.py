@@ -1,0 +1,307 @@
+"""What a fleet does under a load, in closed form: percentiles of TTFT and TPOT, and what gives way first. Pure arithmetic.
+
+Engines are lanes that step for themselves (`engines.py`). All lanes of a pool together are two queues:
+
+Decoding is a generalised processor sharing queue: n sequences of a lane share a step, whose time grows with n. How many
+there are does not depend on how lengths are distributed (Cohen, Acta Informatica 12, 1979). With prompts beside, which take
+a share W of all time, a token takes T(n) / (1 - W), and n = rate x tokens x T(n) / (1 - W). Around that n the spread
+is n / (1 - e) over all lanes, e being the elasticity of T. A request's own TPOT varies with n, and with the prompts that
+happen to come during its own few tokens.
+
+Prompts wait for each other as in M/G/m (Sakasegawa, Ann. Inst. Stat. Math. 29, 1977), as the dispatcher sends each where
+its first token comes soonest; before that, for the rest of the step under way and for the step that is planned already.
+Where KV room runs out, requests wait for others to end, exponentially.
+
+accuracy   `benchmarks/plan_accuracy.py`, against simulation; where they are more than 10 % apart a plan says so
+ignores    KV that running requests share; bursts beyond Poisson; preemption; that hits are not equally likely
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from math import ceil, erf, log, sqrt
+
+from msgspec import Struct
+
+from pilothouse.perf.step_time import distinct_experts
+from pilothouse.plan.asks import Asks
+from pilothouse.plan.disaggregate import Need
+from pilothouse.plan.document import Bound
+from pilothouse.plan.engines import Engine
+
+OVERHEAD_US = 1_000  # two ways of the network between gateway and engine, as the simulator takes it
+TOKENISE_US_PER_1K = 200  # as the simulator takes it
+HANDOVER_US = 2_000  # latency of one transfer of KV, as the simulator takes it
+HANDOVER_GB_PER_S = 40.0  # the same, of its rate
+MOMENTS = 3  # of a step at which a request may come
+TAIL = (
+    (0.15, 0.3),
+    (0.45, 0.3),
+    (0.7, 0.2),
+    (0.86, 0.12),
+    (0.95, 0.06),
+    (0.99, 0.02),
+)  # of a distribution: part, weight
+HALVINGS = 24  # of an interval, for percentiles
+RATE_HALVINGS = 12  # of an interval, for the highest rate
+ROUNDS = 3  # of cache and batch, which take each other's room
+
+
+class Pool(Struct, frozen=True):
+    """Equal engines."""
+
+    engine: Engine
+    replicas: int
+
+    @property
+    def lanes(self) -> int:
+        return self.engine.lanes * self.replicas
+
+
+class Fleet(Struct, frozen=True):
+    """Engines that serve whole requests; or those that decode, and those that compute their prompts."""
+
+    serving: Pool
+    prefill: Pool | None = None
+
+
+class Load(Struct, frozen=True):
+    """How it goes at one rate. Times in microseconds."""
+
+    ttft_us: float  # at the percentile asked for; infinite where queues grow without end
+    tpot_us: float
+    breaks: Bound | None  # why queues grow without end; None = they do not
+    batch: float  # of a lane, in the mean
+    kv_used: float  # share of the KV room of running requests
+    prefill_share: float  # of a serving lane's time
+    prefill_cost: float  # share of the serving fleet's work that is prompts
+    hit_ratio: float
+
+
+class _Decoding(Struct, frozen=True):
+    """The state of a serving lane."""
+
+    batch: float
+    token_us: float  # wall time of one token
+    spread: float  # standard deviation of the batch
+    slope_us: float  # of the token's time, per sequence
+    most: float  # sequences that a lane has room for
+    breaks: Bound | None = None
+
+
+INFINITE = float("inf")
+
+
+def load_at(fleet: Fleet, asks: Asks, rate: float, percentile: int, hit_ratio: float | None = None) -> Load:
+    """All figures at `rate`. `hit_ratio`: None = what the free room of all caches finds."""
+    if hit_ratio is None:
+        return _with_cache(fleet, asks, rate, percentile)
+    need = asks.mean(rate, hit_ratio)
+    serving, work_us = fleet.serving, _works(fleet.serving.engine, asks, hit_ratio)
+    if fleet.prefill is not None:  # the decode engine computes the last token
+        work_us = [serving.engine.step_time.b_us + serving.engine.step_time.p_us] * len(work_us)
+    arrivals = rate / serving.lanes / 1e6
+    share = arrivals * _mean(work_us)
+    found = _decoding(serving, need, arrivals, share)
+    used = found.batch * need.context_tokens / max(1, serving.engine.kv_tokens)
+    busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * need.output_tokens
+    cost = _mean(work_us) / (_mean(work_us) + busy) if busy else share
+    waits: list[tuple[float, float]] = []
+    if fleet.prefill is not None:
+        alone = _alone(fleet.prefill.engine, asks, hit_ratio)
+        load = rate / 1e6 * _mean(alone) / fleet.prefill.lanes
+        if load >= 1:
+            found = _broken(found, Bound.COMPUTE)
+        else:
+            waits = _waits(alone, load, fleet.prefill.lanes)
+    if found.breaks is not None:
+        return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio)
+    tpot_us = _tpot_us(found, asks, arrivals, work_us, percentile / 100)
+    ttft_us = _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, percentile / 100)
+    return Load(ttft_us, tpot_us, None, found.batch, used, share, cost, hit_ratio)
+
+
+def rate_max(
+    fleet: Fleet, asks: Asks, percentile: int, limits_us: tuple[float, float], hit_ratio: float
+) -> tuple[float, Bound]:
+    """The highest rate at which both limits hold (TTFT, TPOT), and what gives way above it."""
+
+    def why_not(rate: float) -> Bound | None:
+        load = load_at(fleet, asks, rate, percentile, hit_ratio)
+        if load.breaks is not None:
+            return load.breaks
+        return Bound.LATENCY if load.ttft_us > limits_us[0] or load.tpot_us > limits_us[1] else None
+
+    low, high = 0.0, max(asks.rate, 1e-3)
+    bound = why_not(high)
+    while bound is None and high < 1e6:
+        low, high = high, 2 * high
+        bound = why_not(high)
+    for _ in range(RATE_HALVINGS):
+        middle = (low + high) / 2
+        found = why_not(middle)
+        low, high, bound = (middle, high, bound) if found is None else (low, middle, found)
+    return low, bound or Bound.LATENCY
+
+
+def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int) -> Load:
+    """Running requests take room from the cache, and what the cache finds makes them fewer."""
+    caching = fleet.prefill or fleet.serving
+    tokens, load = caching.lanes * caching.engine.kv_tokens, None
+    for _ in range(ROUNDS):
+        used = 0.5 if load is None else min(1.0, load.kv_used) if fleet.prefill is None else 0.0
+        hit = asks.hit_ratio(tokens * (1 - used))
+        if load is not None and hit == load.hit_ratio:
+            break
+        load = load_at(fleet, asks, rate, percentile, hit)
+    assert load is not None
+    return load
+
+
+def _works(engine: Engine, asks: Asks, hit_ratio: float) -> list[float]:
+    """What each prompt adds to a step that there is anyway [microseconds]."""
+    times = engine.step_time
+    squares = times.q_ps / 1e6 * (1 - hit_ratio**2) / 2
+    return [times.b_us + times.p_us * max(1, prompt * (1 - hit_ratio)) + squares * prompt**2 for prompt in asks.prompts]
+
+
+def _alone(engine: Engine, asks: Asks, hit_ratio: float) -> list[float]:
+    """What each prompt takes of an engine that does nothing else [microseconds]."""
+    times = engine.step_time
+    step = times.a_us + times.expert_us * times.experts
+    return [
+        work + step * max(1, ceil(prompt * (1 - hit_ratio) / engine.batched_tokens))
+        for work, prompt in zip(_works(engine, asks, hit_ratio), asks.prompts, strict=True)
+    ]
+
+
+def _step_us(engine: Engine, need: Need, batch: float) -> float:
+    """A step that only decodes; at least one sequence is there."""
+    times, batch = engine.step_time, max(1.0, batch)
+    experts = (
+        times.expert_us * distinct_experts(times.experts, times.experts_per_token, round(batch))
+        if times.expert_us
+        else 0.0
+    )
+    return times.a_us + _sequence_us(engine, need) * batch + experts
+
+
+def _sequence_us(engine: Engine, need: Need) -> float:
+    return engine.step_time.b_us + engine.step_time.c_ns * need.context_tokens / 1e3
+
+
+def _decoding(pool: Pool, need: Need, arrivals: float, share: float) -> _Decoding:
+    """`arrivals`: at a lane [per microsecond]. `share`: of its time that prompts take."""
+    engine, flow = pool.engine, arrivals * need.output_tokens
+    each = flow * _sequence_us(engine, need)
+    by_room = engine.kv_tokens / need.context_tokens
+    most = min(float(engine.sequences), by_room)
+    nothing = _Decoding(0.0, 0.0, 0.0, 0.0, most)
+    if share + each >= 1:
+        return _broken(nothing, Bound.COMPUTE if share > each else Bound.BANDWIDTH)
+    batch = 0.0
+    for _ in range(HALVINGS):
+        fixed = _step_us(engine, need, batch) - _sequence_us(engine, need) * max(1.0, batch)
+        before, batch = batch, flow * fixed / (1 - share - each)
+        if abs(batch - before) < 1e-3 * batch:
+            break
+    if batch >= most:
+        bound = Bound.KV_CAPACITY if most == by_room else Bound.LATENCY
+        return _broken(_Decoding(min(batch, most), 0.0, 0.0, 0.0, most), bound)
+    step_us = _step_us(engine, need, batch)
+    slope = (step_us - _step_us(engine, need, 0.9 * batch)) / (0.1 * batch) if batch > 2 else _sequence_us(engine, need)
+    elastic = min(0.95, slope * batch / step_us)
+    spread = sqrt(batch / (pool.lanes * (1 - elastic)))
+    return _Decoding(batch, step_us / (1 - share), spread, slope / (1 - share), most)
+
+
+def _broken(state: _Decoding, bound: Bound) -> _Decoding:
+    return _Decoding(state.batch, state.token_us, state.spread, state.slope_us, state.most, bound)
+
+
+def _tpot_us(state: _Decoding, asks: Asks, arrivals: float, work_us: Sequence[float], share: float) -> float:
+    """A mixture of normal distributions, one for each length of an answer."""
+    squares = _mean([work * work for work in work_us])
+    outputs = [output for output in asks.outputs if output > 1]
+    if not outputs:
+        return 0.0
+    slow = (state.slope_us * state.spread) ** 2
+    spreads = [sqrt(slow + arrivals * state.token_us * squares / (output - 1)) for output in outputs]
+
+    def below(value: float) -> float:
+        return _mean([_normal((value - state.token_us) / max(spread, 1e-9)) for spread in spreads])
+
+    low, high = 0.0, state.token_us + 6 * max(spreads)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < share else (low, middle)
+    return high
+
+
+def _ttft_us(
+    fleet: Fleet, asks: Asks, state: _Decoding, need: Need, work_us: Sequence[float],
+    waits: list[tuple[float, float]], hit_ratio: float, share: float,
+) -> float:  # fmt: skip
+    pool = fleet.serving
+    engine, arrivals = pool.engine, need.rate / pool.lanes / 1e6
+    step_us, running = _step_us(engine, need, state.batch), min(1.0, state.batch)
+    prompts = arrivals * _mean(work_us)  # in one step all prompts are computed that there are: the step is paid once
+    queued = [(0.0, 1.0)]
+    if fleet.prefill is None:
+        queued = _waits(work_us, prompts, pool.lanes, min(1.0, prompts + arrivals * step_us))
+    room = _room_waits(state, need, pool.lanes)
+    before = [0.0] * len(asks.prompts)
+    if fleet.prefill is not None:
+        alone = _alone(fleet.prefill.engine, asks, hit_ratio)
+        moved = need.uncached_tokens * fleet.prefill.engine.token_bytes / (HANDOVER_GB_PER_S * 1e3)
+        before = [work + HANDOVER_US + moved + OVERHEAD_US for work in alone]
+    found: list[tuple[float, float]] = []
+    for own, prompt, first in zip(work_us, asks.prompts, before, strict=True):
+        chunks = 1 if fleet.prefill is not None else max(1, ceil(prompt * (1 - hit_ratio) / engine.batched_tokens))
+        fixed = OVERHEAD_US + TOKENISE_US_PER_1K * prompt / 1000 + own + chunks * step_us + running * step_us + first
+        for i, (wait, likely), (more, also), (early, then) in product(
+            range(MOMENTS), queued, room, waits or [(0.0, 1.0)]
+        ):
+            found.append((fixed + running * step_us * (i + 0.5) / MOMENTS + wait + more + early, likely * also * then))
+    return _quantile(found, share)
+
+
+def _waits(work_us: Sequence[float], load: float, servers: int, busy: float | None = None) -> list[tuple[float, float]]:
+    """(how long, how likely) behind other prompts: Sakasegawa's M/G/m, exponential for those who wait.
+
+    busy   share of the time in which a server is not to be had; None = as its load
+    """
+    mean = _mean(work_us)
+    varies = _mean([work * work for work in work_us]) / mean**2  # 1 + the squared coefficient of variation
+    some = (load if busy is None else busy) ** (sqrt(2 * (servers + 1)) - 1)
+    return _exponential(some, varies / 2 * mean / (servers * (1 - load)))
+
+
+def _room_waits(state: _Decoding, need: Need, lanes: int) -> list[tuple[float, float]]:
+    """(how long, how likely) for others to end, where KV room is short."""
+    some = 1 - _normal((state.most - state.batch) / max(state.spread, 1e-9))
+    if some < 1e-3:
+        return [(0.0, 1.0)]
+    left = 1 - state.batch / state.most
+    return _exponential(some, need.output_tokens * state.token_us / (lanes * state.most * left))
+
+
+def _exponential(some: float, mean: float) -> list[tuple[float, float]]:
+    return [(0.0, 1 - some), *((-mean * log(1 - part), some * weight) for part, weight in TAIL)]
+
+
+def _quantile(weighted: list[tuple[float, float]], share: float) -> float:
+    weighted.sort()
+    wanted, seen = share * sum(weight for _, weight in weighted), 0.0
+    for value, weight in weighted:
+        seen += weight
+        if seen >= wanted:
+            return value
+    return weighted[-1][0]
+
+
+def _normal(value: float) -> float:
+    return (1 + erf(value / sqrt(2))) / 2
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

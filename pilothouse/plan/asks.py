@@ -1,0 +1,95 @@
+"""What a workload asks of a fleet, as distributions: lengths, rate over time, and what caches of any size would find."""
+
+from bisect import bisect_right
+from itertools import pairwise
+
+from msgspec import Struct
+
+from pilothouse.core.units import SECOND
+from pilothouse.plan import need as needs
+from pilothouse.plan.disaggregate import Need
+from pilothouse.workload.demand import Demand, Lasts, succession, survey
+from pilothouse.workload.requests import Workload
+from pilothouse.workload.reuse import HitCurve
+
+POINTS = 12  # equally likely lengths that stand for a distribution
+CELLS = 24  # of a stage's time: its load curve
+CELL_REQUESTS = 200  # in the mean, at least: fewer are luck and no load curve
+TOP = 0.95  # of the requests come at a lower rate than the one that is planned for
+
+
+class Asks(Struct, frozen=True):
+    """Rates in requests per second."""
+
+    rate: float  # in busy times: what is planned for
+    rate_mean: float
+    curve: list[tuple[float, float]]  # (rate, share of the time), ascending
+    prompts: list[int]  # equally likely [tokens]
+    outputs: list[int]
+    longest: int  # prompt and answer of the longest request [tokens]
+    demand: Demand
+    hits: HitCurve
+    block_size: int
+
+    def hit_ratio(self, tokens: float) -> float:
+        """Share of prompt tokens that a cache of so many tokens has, if it were one for all."""
+        return needs.hits(self.hits, self.demand, int(tokens), self.block_size)
+
+    def mean(self, rate: float, hit_ratio: float) -> Need:
+        return needs.need(self.demand, hit_ratio, rate)
+
+
+def asks_of(workload: Workload, lasts: Lasts, rate: float | None = None) -> Asks:
+    """`lasts`: how long a request takes an idle engine; matters where requests follow the end of others.
+
+    rate   that is planned for, in place of the workload's own busy times
+    """
+    found = survey(workload, lasts)
+    prompts, outputs, longest = list[int](), list[int](), 0
+    cells: list[tuple[float, float, int]] = []  # rate, seconds, requests
+    for stage in workload.stages:
+        if stage.reported and stage.requests:
+            prompts += [planned.prompt_tokens for planned in stage.requests]
+            outputs += [planned.output_tokens for planned in stage.requests]
+            longest = max(longest, *(planned.prompt_tokens + planned.output_tokens for planned in stage.requests))
+            cells += _cells([at_us for at_us, _ in succession(stage, lasts)])
+    cells.sort()
+    seconds, requests = sum(cell[1] for cell in cells), sum(cell[2] for cell in cells)
+    mean = requests / seconds if seconds else 0.0
+    busy, scale = _busy(cells, requests), 1.0
+    if rate is not None:
+        scale = rate / busy if busy else 1.0
+        busy, mean = rate, mean * scale if mean else rate
+    curve = [(cell[0] * scale, cell[1] / seconds) for cell in cells] if seconds else [(busy, 1.0)]
+    points = _quantiles(prompts), _quantiles(outputs)
+    return Asks(busy, mean, curve, *points, longest, found.demand, found.curve, workload.block_size)
+
+
+def _cells(times_us: list[float]) -> list[tuple[float, float, int]]:
+    """(rate, seconds, requests) of equal parts of a stage."""
+    seconds = (times_us[-1] - times_us[0]) / SECOND
+    if not seconds:
+        return []
+    count = max(1, min(CELLS, len(times_us) // CELL_REQUESTS))
+    ends = [times_us[0] + seconds * SECOND * (i + 1) / count for i in range(count)]
+    places = [0, *(bisect_right(times_us, end + 1) for end in ends)]
+    each = seconds / count
+    return [((b - a) / each, each, b - a) for a, b in pairwise(places)]
+
+
+def _busy(cells: list[tuple[float, float, int]], requests: int) -> float:
+    """The rate at which the last of `TOP` of the requests come."""
+    seen = 0
+    for rate, _, count in cells:
+        seen += count
+        if seen >= TOP * requests:
+            return rate
+    return 0.0
+
+
+def _quantiles(values: list[int]) -> list[int]:
+    """Means of equal parts of the ordered values: they keep the mean."""
+    ordered = sorted(values)
+    ends = [len(ordered) * i // POINTS for i in range(POINTS + 1)]
+    parts = [ordered[a:b] for a, b in pairwise(ends) if b > a]
+    return [max(1, round(sum(part) / len(part))) for part in parts]

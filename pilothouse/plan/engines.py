@@ -1,0 +1,87 @@
+"""One engine of any layout as the sums and the simulator see it: lanes, each of which steps for itself.
+
+Tensor parallelism is measured; all else follows from it by what is divided among whom:
+DP    a lane for each rank. Of shared experts (EP) a lane reads its own part, but those that the tokens of all ranks
+      touch; tokens travel to experts and back over the scale-up links
+PP    a lane for each stage: as many micro-batches are under way, each of which passes through all stages
+DCP   a decoding sequence's KV is read by so many ranks, a part each
+PCP   a prompt's work is divided by so many ranks
+accuracy   of wider layouts unknown: `BAND_LAYOUT` is a guess and is added for each kind of parallelism that nobody measured
+ignores    that ranks which share experts wait for each other; stages of unequal length; what DCP and PCP exchange
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pilothouse.perf.catalog import Gpu, Model, precision_named
+from pilothouse.perf.coefficients import step_time
+from pilothouse.perf.memory import GIB, KV_BYTES, default_limits, sequence_bytes
+from pilothouse.perf.step_time import StepTime
+from pilothouse.plan.document import Layout, PoolPlan
+from pilothouse.plan.memory import context_bytes, held
+
+BAND_TPOT, BAND_TTFT = 0.10, 0.30  # of layouts with measured rows: `perf/priors.py` asks for as much
+BAND_PRIOR = 0.20  # more, of models that nobody measured
+BAND_EXPERTS = 0.30  # more, of mixtures of experts not measured as asked: Kimi-K2.5 scaled from int4 to fp4 is 40 % off
+BAND_LAYOUT = 0.15  # more, for each kind of parallelism that nobody measured
+STAGE_GB_PER_S = 40.0  # between nodes, as the simulator takes a network card of 400 Gb/s
+BYTES = 2  # of an activation
+
+
+class Engine(Struct, frozen=True):
+    """One engine of a pool."""
+
+    step_time: StepTime  # of a lane
+    lanes: int
+    kv_tokens: int  # of a lane
+    sequences: int  # of a lane, in one step
+    batched_tokens: int
+    token_bytes: float  # KV of one token, of the whole model
+    tpot_band: float
+    ttft_band: float
+
+
+def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
+    """`context`: mean length of a sequence; matters for models with windows or states [tokens]."""
+    layout, byte, precision = pool.layout, KV_BYTES[pool.kv_precision], precision_named(pool.precision)
+    sequences, tokens = default_limits(gpu)
+    sequences, tokens = pool.max_num_seqs or sequences, pool.max_num_batched_tokens or tokens
+    room = held(model, gpu, layout, precision, pool.memory_utilisation, sequences, tokens).kv * GIB
+    length = max(1.0, context)
+    times = step_time(model, gpu, layout.tp, precision)
+    unknown = BAND_LAYOUT * len(unmeasured(layout)) + (BAND_PRIOR if "prior" in times.label else 0.0)
+    unknown += BAND_EXPERTS if model.experts and "fitted" not in times.label else 0.0
+    return Engine(
+        step_time=spread_times(times, model, gpu, layout, byte / KV_BYTES["bf16"]),
+        lanes=layout.dp * layout.pp,
+        kv_tokens=max(0, int(room * length / context_bytes(model, layout, length, byte) / layout.pp)),
+        sequences=max(1, sequences // layout.pp),
+        batched_tokens=tokens,
+        token_bytes=sequence_bytes(model, 1, length, kv_byte=byte) / length,
+        tpot_band=max(BAND_TPOT, times.error or 0.0) + unknown,
+        ttft_band=BAND_TTFT + unknown,
+    )
+
+
+def unmeasured(layout: Layout) -> list[str]:
+    """Kinds of parallelism in it of which there are no rows."""
+    sizes = {"DP with shared experts": layout.ep // layout.tp, "PP": layout.pp, "DCP": layout.dcp, "PCP": layout.pcp}
+    return [name for name, size in sizes.items() if size > 1]
+
+
+def spread_times(times: StepTime, model: Model, gpu: Gpu, layout: Layout, kv_share: float = 1.0) -> StepTime:
+    """Step times of one lane, out of those of its tensor-parallel degree. `kv_share`: of the bytes of a bf16 KV cache."""
+    p_us = times.p_us / layout.pcp
+    p_us += (layout.pp - 1) * model.hidden * BYTES / (STAGE_GB_PER_S * 1e3)
+    changed = {"c_ns": times.c_ns * kv_share / layout.dcp, "q_ps": times.q_ps / layout.pcp}
+    ranks = layout.ep // layout.tp if layout.expert_parallel else 1
+    if ranks > 1 and model.experts:
+        there_and_back = 2 * model.moe_layers * model.experts_per_token * model.hidden * BYTES
+        p_us += there_and_back * (ranks - 1) / ranks / (layout.tp * gpu.link_gbps * 1e3)
+        own = max(1, model.experts // ranks)
+        touched = own * (1 - (1 - model.experts_per_token / model.experts) ** ranks)
+        changed |= {"experts": own, "experts_per_token": max(1, min(own, round(touched)))}
+    said = [f"{name}: by division, not measured" for name in unmeasured(layout)]
+    label = "Estimated (prior)" if said else times.label
+    source = "; ".join([times.source, *said])
+    return replace(times, p_us=p_us, **changed, label=label, source=source)

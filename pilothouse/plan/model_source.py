@@ -1,0 +1,96 @@
+"""Any model by name: a directory with config.json, the catalogue, a YAML entry like the catalogue's, or the hub.
+
+GPUs likewise: the catalogue, or a YAML entry of one's own. An entry has the fields of `perf/models.py` or `perf/gpus.py`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.perf.catalog import Gpu, gpu_named, model_named, precision_named
+from pilothouse.perf.memory import Precision
+from pilothouse.perf.model_config import model_of
+from pilothouse.perf.models import Model
+
+QUANTISED = ("nvfp4", "mxfp4", "fp4", "fp8", "awq", "gptq", "w4a16", "int4", "w8a8", "int8")  # in names of checkpoints
+
+Entry = TypeVar("Entry", Model, Gpu)
+
+
+def find_model(name: str) -> Model:
+    """Raises ConfigError: what is missing in the file, or the nearest known name."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return _entry(path, Model)
+    if path.suffix == ".json" or (path / "config.json").exists():
+        return model_of(_read(path if path.suffix == ".json" else path / "config.json"), name)
+    if path.is_dir():
+        raise ConfigError([Problem(name, "is a directory without config.json")])
+    try:
+        return model_named(name)
+    except KeyError as unknown:
+        said = str(unknown.args[0])
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise ConfigError([Problem("--model", f"{said}; or name a directory with config.json")]) from None
+    return model_of(_from_hub(name, said), name)
+
+
+def find_gpu(name: str) -> Gpu:
+    """Raises ConfigError: the nearest known name, or what is wrong with the file."""
+    if name.endswith((".yaml", ".yml")):
+        return _entry(Path(name), Gpu)
+    try:
+        return gpu_named(name)
+    except KeyError as unknown:
+        raise ConfigError([Problem("--gpu", f"{unknown.args[0]}; or name a YAML file with its limits")]) from None
+
+
+def usual_precision(model: Model, name: str) -> Precision:
+    """Of the weights, where nobody says: as the name of the checkpoint tells, or as published."""
+    words = name.lower().rpartition("/")[2].replace("_", "-").split("-")
+    told = next((word for word in QUANTISED if word in words), "")
+    return precision_named(told) if told else Precision(model.published)
+
+
+def _entry(path: Path, kind: type[Entry]) -> Entry:
+    from pilothouse.config.convert import convert
+    from pilothouse.config.load import read_yaml
+
+    data = read_yaml(_text(path), str(path))
+    problems: list[Problem] = []
+    entry = convert(kind, {"source": str(path)} | data if isinstance(data, dict) else data, "", problems)
+    if entry is None:
+        raise ConfigError([Problem(f"{path}: {problem.where}", problem.what) for problem in problems])
+    return entry
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(_text(path))
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), f"is not JSON: {error}")]) from None
+    if not isinstance(config, dict):
+        raise ConfigError([Problem(str(path), "is not a model's configuration: no fields")])
+    return config
+
+
+def _from_hub(name: str, unknown: str) -> dict[str, Any]:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        hint = "the hub is asked once `pip install pilothouse[hub]` is done"
+        raise ConfigError([Problem("--model", f"{unknown}; {hint}")]) from None
+    try:
+        return _read(Path(hf_hub_download(name, "config.json", etag_timeout=5)))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError([Problem("--model", f"{unknown}; the hub did not give its config.json: {said}")]) from None

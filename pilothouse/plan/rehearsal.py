@@ -1,0 +1,199 @@
+"""A plan tried in the simulator: the dispatcher that will be deployed, on engines as the plan has them.
+
+A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks and stages each have their batch and their KV.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from pilothouse.build import ENGINES_TAKE, played
+from pilothouse.config.scenario import Lateness, Link
+from pilothouse.config.scenario_load import policy_named
+from pilothouse.core.dispatcher import DispatcherSettings
+from pilothouse.core.events import Role
+from pilothouse.core.units import SECOND, Micros
+from pilothouse.perf.catalog import Gpu, Model
+from pilothouse.plan.analytic import Fleet as SumFleet
+from pilothouse.plan.analytic import Pool as Sums
+from pilothouse.plan.asks import Asks
+from pilothouse.plan.document import Confidence, Expected, Plan
+from pilothouse.plan.engines import engine_of
+from pilothouse.sim.delays import Delays
+from pilothouse.sim.engine import EngineSpec
+from pilothouse.sim.world import Fleet, Pool
+from pilothouse.workload.outcomes import percentile
+from pilothouse.workload.requests import Planned, Stage, Workload
+
+REQUESTS_MIN = 1500  # of one simulation: fewer tell little of a 95th percentile
+FOLLOWING_MAX = 6000  # requests of a workload in which they follow each other: for seconds, not minutes
+LIVES, LIVES_WARMING = 8, 2.5  # of the requests under way at a time: so many come in all, and before figures count
+TPOT_MAX_S = 0.2  # where a fleet cannot keep up
+TELLING = 0.1  # sums and simulation may be as far apart before it is said
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One simulation, ready to be sent to a process."""
+
+    fleet: Fleet
+    policy: Any
+    workload: Workload
+    percentile: int
+    seed: int
+    warming: int  # requests that come before batches are as they stay, and do not count
+    counted: int  # requests of the busiest time, of which figures are made
+
+
+class Rehearsed(msgspec.Struct, frozen=True):
+    """What came of it. Times in seconds, at the percentile; infinite if so many requests got no answer."""
+
+    requests: int
+    ttft_s: float
+    tpot_s: float
+    output_per_s: float
+    hit_ratio: float
+
+
+Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
+
+
+def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
+    """As `pilothouse sim` takes a fleet of which nothing else is said."""
+    expected = expected_of(plan)
+    under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
+    requests, warming = max(REQUESTS_MIN, int(LIVES * under_way)), int(LIVES_WARMING * under_way)
+    load = expected.requests_per_s / asks.rate
+    asked = trimmed(workload, requests)
+    asked = slowed(asked, load) if load < 1 else asked
+    fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, warming, requests - warming)
+
+
+def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
+    """The plan's engines as `analytic.py` has them. `context`: mean length of a sequence [tokens]."""
+    made = {pool.role: Sums(engine_of(pool, model, gpu, context), pool.replicas) for pool in plan.pools}
+    return SumFleet(made.get(Role.BOTH) or made[Role.DECODE], made.get(Role.PREFILL))
+
+
+def fleet_of(fleet: SumFleet, block_size: int, exchange: str) -> Fleet:
+    """The same engines for the simulator. `exchange`: what both ends of a transfer have alike."""
+    late = Lateness()
+    delays = Delays(
+        network_us=late.network.us,
+        kv_event_us=late.kv_events.us,
+        scrape_us=late.scrape_every.us,
+        scraped_us=late.scraped.us,
+        tokenise_us=late.tokenise.us,
+    )
+    if fleet.prefill is None:
+        return Fleet([_pool(fleet.serving, Role.BOTH, block_size, exchange)], delays)
+    pair = (fleet.prefill, Role.PREFILL), (fleet.serving, Role.DECODE)
+    return Fleet([_pool(pool, role, block_size, exchange) for pool, role in pair], delays)
+
+
+def _pool(pool: Sums, role: Role, block_size: int, exchange: str) -> Pool:
+    engine, link = pool.engine, Link()
+    spec = EngineSpec(
+        engine.step_time,
+        max(1, engine.kv_tokens // block_size),
+        block_size,
+        engine.batched_tokens,
+        min(engine.sequences, engine.batched_tokens),
+        steps_ahead=1,
+    )
+    made = Pool("engines" if role is Role.BOTH else role.value, pool.lanes, spec, exact=True)
+    if role is Role.BOTH:
+        return made
+    return replace(
+        made,
+        role=role,
+        connector="nixl",
+        exchange=exchange,
+        kv_token_bytes=int(engine.token_bytes),
+        link_bytes_per_us=link.gb_per_s * 1e3,
+        link_latency_us=link.latency.us,
+    )
+
+
+def rehearse(job: Job) -> Rehearsed:
+    """In this process."""
+    rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
+    driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
+    outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
+    outcomes = outcomes[min(job.warming, len(outcomes) // 3) :]
+    first = _busiest([outcome.sent_us for outcome in outcomes], job.counted)
+    outcomes = outcomes[first : first + job.counted]
+    served, share = [outcome for outcome in outcomes if not outcome.refused], job.percentile / 100
+    lost = [float("inf")] * (len(outcomes) - len(served))
+    ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
+    tpot = sorted(outcome.tpot_us / SECOND for outcome in served if outcome.output_tokens > 1) + lost
+    seconds = (max(o.sent_us for o in outcomes) - min(o.sent_us for o in outcomes)) / SECOND if outcomes else 0.0
+    prompts = sum(outcome.prompt_tokens for outcome in served)
+    return Rehearsed(
+        len(outcomes),
+        percentile(ttft, share) if ttft else 0.0,
+        percentile(tpot, share) if tpot else 0.0,
+        sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
+        sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
+    )
+
+
+def confirmed(plan: Plan, done: Rehearsed) -> Plan:
+    """With what the simulation gave; where sums gave something else, that is said."""
+    expected = expected_of(plan)
+    notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
+    for name, summed, simulated, unit, scale in (
+        ("TTFT", expected.ttft_s, done.ttft_s, "ms", 1e3),
+        ("TPOT", expected.tpot_s, done.tpot_s, "ms", 1e3),
+    ):
+        if simulated and abs(summed / simulated - 1) > TELLING:
+            notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {summed * scale:.3g} {unit} by sums")
+    made = replace(
+        expected,
+        ttft_s=done.ttft_s,
+        tpot_s=done.tpot_s,
+        output_per_s=done.output_per_s,
+        confidence=Confidence.SIMULATED,
+        notes=[*notes, *expected.notes],
+    )
+    return replace(plan, expected=made)
+
+
+def trimmed(workload: Workload, requests: int) -> Workload:
+    """What warms up, and the busiest stage; of requests that do not wait for others, the busiest ones of it."""
+    reported = [stage for stage in workload.stages if stage.reported and stage.requests]
+    most = max(reported, key=lambda stage: (stage.rate, len(stage.requests)))
+    warm = [replace(stage, requests=stage.requests[:requests]) for stage in workload.stages if not stage.reported]
+    return replace(workload, stages=[*warm, replace(most, requests=_window(most, requests))])
+
+
+def slowed(workload: Workload, load: float) -> Workload:
+    """The same requests at so much of their rate."""
+
+    def stretched(stage: Stage) -> Stage:
+        later = [replace(p, arrival_us=Micros(round(p.arrival_us / load))) for p in stage.requests]
+        return replace(stage, requests=later, rate=stage.rate * load, seconds=stage.seconds / load)
+
+    return replace(workload, stages=[stretched(stage) for stage in workload.stages])
+
+
+def _window(stage: Stage, requests: int) -> list[Planned]:
+    if any(planned.after is not None for planned in stage.requests):
+        return stage.requests[:FOLLOWING_MAX]  # a request comes behind the one it follows
+    ordered = sorted(stage.requests, key=lambda planned: planned.arrival_us)
+    first = _busiest([planned.arrival_us for planned in ordered], requests)
+    begin = ordered[first].arrival_us
+    return [replace(p, arrival_us=Micros(p.arrival_us - begin)) for p in ordered[first : first + requests]]
+
+
+def _busiest(times: Sequence[int], count: int) -> int:
+    """Where so many ascending times are closest together."""
+    return min(range(max(1, len(times) - count + 1)), key=lambda i: times[min(i + count, len(times)) - 1] - times[i])
+
+
+def expected_of(plan: Plan) -> Expected:
+    assert plan.expected is not None
+    return plan.expected

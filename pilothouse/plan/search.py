@@ -1,0 +1,315 @@
+"""Which fleets would serve a workload: enumerated by rules, pruned with reasons, and ranked by what they cost or give.
+
+Layouts come from `layouts.py`; of each, the fewest engines that keep the objectives are taken, and one more, as sums and
+simulation differ by about as much; the same with prefill and decode on engines of their own.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pilothouse.core.events import Role
+from pilothouse.perf.catalog import Gpu, Model, Precision
+from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
+from pilothouse.plan.asks import Asks
+from pilothouse.plan.costs import bill, paid_share
+from pilothouse.plan.document import Bound, Confidence, Expected, Objective, Plan, PoolPlan
+from pilothouse.plan.engines import Engine, engine_of, unmeasured
+from pilothouse.plan.layouts import Candidate, Needs, candidates, described
+from pilothouse.plan.prices import Price
+
+INFINITE = float("inf")
+CONNECTOR = "nixl"
+SPLITS = 7  # shares of prefill engines that are tried where all GPUs are used
+RAN_OUT = {
+    Bound.COMPUTE: "prompts take all the time there is",
+    Bound.BANDWIDTH: "reading KV takes all the time there is",
+    Bound.KV_CAPACITY: "KV room runs out",
+    Bound.LATENCY: "an objective breaks",
+}
+
+
+class Goal(StrEnum):
+    """What is best."""
+
+    MIN_COST = "min-cost"
+    MAX_GOODPUT = "max-goodput"
+    MIN_GPUS = "min-gpus"
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What is to be planned."""
+
+    name: str
+    model: Model
+    gpu: Gpu
+    gpus: int
+    model_said: str = ""  # how others find it: a directory, a file; "" = by its name
+    gpu_said: str = ""
+    asks: Asks
+    objective: Objective
+    workload: Any  # as a plan has it
+    goal: Goal = Goal.MIN_COST
+    price: Price | None = None  # None = unknown: GPUs are counted
+    precisions: tuple[Precision, ...] = (Precision.BF16, Precision.FP8)
+    kv_precision: str = "bf16"
+    gpus_per_node: int = 8
+    split: bool = True  # prefill and decode on engines of their own are looked at
+    follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
+
+    @property
+    def limits_us(self) -> tuple[float, float]:
+        limits = self.objective.ttft_s, self.objective.tpot_s
+        ttft, tpot = (INFINITE if limit is None else limit * 1e6 for limit in limits)
+        return ttft, tpot
+
+
+class Rejected(Struct, frozen=True):
+    """One way that is none, in one line."""
+
+    what: str
+    why: str
+    tried: bool = False  # by sums, with all GPUs; else a rule was enough
+
+
+class Found(Struct, frozen=True):
+    """Plans, the best first."""
+
+    plans: list[Plan]
+    rejected: list[Rejected]
+
+
+class _Way(Struct, frozen=True):
+    """One engine of a layout."""
+
+    candidate: Candidate
+    pool: PoolPlan
+    engine: Engine
+    most: int  # engines for which there are GPUs
+
+
+def search(question: Question) -> Found:
+    """Estimated; nothing is simulated here."""
+    plans: list[Plan] = []
+    rejected: list[Rejected] = []
+    for candidate in _candidates(question):
+        if not candidate.kept:
+            rejected.append(Rejected(str(candidate), candidate.reason))
+            continue
+        way = _way(question, candidate)
+        for fleets in (
+            (_together(question, way), _apart(question, way)) if question.split else (_together(question, way),)
+        ):
+            for pools, fleet, why_not in fleets:
+                if why_not:
+                    rejected.append(Rejected(titled(pools), why_not, tried=True))
+                else:
+                    plans.append(_plan(question, way, pools, fleet))
+    return Found(sorted(plans, key=lambda plan: rank(question, plan)), rejected)
+
+
+def rank(question: Question, plan: Plan) -> tuple[float, ...]:
+    """Least is best. Of equals, the simpler one; of those, the one with more to spare."""
+    expected = plan.expected
+    assert expected is not None
+    cost = expected.usd_per_hour or float(plan.gpus)
+    first = {
+        Goal.MIN_COST: cost,
+        Goal.MIN_GPUS: float(plan.gpus),
+        Goal.MAX_GOODPUT: -expected.requests_per_s_max,
+    }[question.goal]
+    return not keeps(question.objective, expected), round(first, 6), len(plan.pools), -expected.requests_per_s_max, cost
+
+
+def keeps(objective: Objective, expected: Expected) -> bool:
+    """Whether both objectives hold."""
+    pairs = (objective.ttft_s, expected.ttft_s), (objective.tpot_s, expected.tpot_s)
+    return all(limit is None or value <= limit for limit, value in pairs)
+
+
+def titled(pools: list[PoolPlan]) -> str:
+    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`."""
+    parts = [
+        f"{'' if pool.role is Role.BOTH else f'{pool.role} '}{pool.replicas} x ({described(pool.layout)})"
+        for pool in pools
+    ]
+    return f"{' + '.join(parts)}, {pools[0].precision}"
+
+
+def _candidates(question: Question) -> Iterator[Candidate]:
+    """For all GPUs, and for fewer within a node: an engine need not have a whole one."""
+    per_node, seen = question.gpus_per_node, list[str]()
+    whole = question.gpus if question.gpus <= per_node else question.gpus - question.gpus % per_node
+    parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
+    asks = question.asks
+    needs = Needs(
+        prompt_tokens=asks.prompts[-1], context_tokens=asks.longest, ttft_s=question.objective.ttft_s,
+        tpot_s=question.objective.tpot_s, kv_precision=question.kv_precision,
+    )  # fmt: skip
+    for gpus in (whole, *parts):
+        nodes = max(1, gpus // per_node)
+        for found in candidates(question.model, question.gpu, gpus, nodes, question.precisions, needs):
+            key = f"{found.layout} {found.precision}"
+            if key not in seen and (found.kept or gpus == whole):
+                yield found
+            if found.kept:
+                seen.append(key)
+
+
+def _way(question: Question, candidate: Candidate) -> _Way:
+    pool = PoolPlan(
+        name="engines", replicas=1, layout=candidate.layout, gpu=question.gpu_said or question.gpu.name,
+        gpus_per_node=question.gpus_per_node,
+        precision=candidate.precision.value, kv_precision=question.kv_precision,
+    )  # fmt: skip
+    engine = engine_of(pool, question.model, question.gpu, question.asks.demand.context_mean)
+    return _Way(candidate, pool, engine, question.gpus // candidate.layout.gpus)
+
+
+_Fleets = Iterator[tuple[list[PoolPlan], Fleet, str]]  # pools, the same for the sums, why not ("" = kept)
+
+
+def _together(question: Question, way: _Way) -> _Fleets:
+    def made(replicas: int) -> tuple[list[PoolPlan], Fleet]:
+        return [replace(way.pool, replicas=replicas)], Fleet(Pool(way.engine, replicas))
+
+    if question.goal is Goal.MAX_GOODPUT:
+        yield *made(way.most), ""
+        return
+    fewest = _fewest(lambda replicas: not _why_not(question, made(replicas)[1]), way.most)
+    if fewest is None:
+        pools, fleet = made(way.most)
+        yield pools, fleet, _why_not(question, fleet)
+        return
+    for replicas in range(fewest, min(fewest + 1, way.most) + 1):
+        yield *made(replicas), ""
+
+
+def _apart(question: Question, way: _Way) -> _Fleets:
+    def made(prefill: int, decode: int) -> tuple[list[PoolPlan], Fleet]:
+        roles = {"prefill": (Role.PREFILL, prefill), "decode": (Role.DECODE, decode)}
+        pools = [
+            replace(way.pool, name=name, role=role, replicas=count, connector=CONNECTOR)
+            for name, (role, count) in roles.items()
+        ]
+        return pools, Fleet(Pool(way.engine, decode), Pool(way.engine, prefill))
+
+    most = way.most
+    if most < 2:
+        return
+    if question.goal is Goal.MAX_GOODPUT:
+        for prefill in sorted({max(1, round(most * (i + 1) / (SPLITS + 1))) for i in range(SPLITS)}):
+            if prefill < most:
+                yield *made(prefill, most - prefill), ""
+        return
+    decode = _fewest(lambda count: not _why_not(question, made(most, count)[1]), most)
+    if decode is None:
+        pools, fleet = made(1, most - 1)
+        yield pools, fleet, _why_not(question, made(most, most)[1])
+        return
+    prefill = _fewest(lambda count: not _why_not(question, made(count, decode)[1]), most) or most
+    pools, fleet = made(prefill, decode)
+    short = f"needs {(prefill + decode) * way.candidate.layout.gpus} GPUs, there are {question.gpus}"
+    yield pools, fleet, short if prefill + decode > most else ""
+    for more in ((prefill + 1, decode), (prefill, decode + 1)):
+        if sum(more) <= most:
+            yield *made(*more), ""
+
+
+def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
+    if most < 1 or not serves(most):
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if serves(middle) else (middle, high)
+    return high
+
+
+def _why_not(question: Question, fleet: Fleet) -> str:
+    """Why the objectives break at the rate that is planned for; "" = they hold."""
+    rate, percentile = question.asks.rate, question.objective.percentile
+    load = load_at(fleet, question.asks, rate, percentile)
+    if load.breaks is not None:
+        return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
+    ttft_us, tpot_us = question.limits_us
+    if load.ttft_us > ttft_us:
+        return f"TTFT p{percentile} {load.ttft_us / 1e6:.3g} s of {ttft_us / 1e6:g} s"
+    if load.tpot_us > tpot_us:
+        return f"TPOT p{percentile} {load.tpot_us / 1e3:.3g} ms of {tpot_us / 1e3:g} ms"
+    return ""
+
+
+def _plan(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet) -> Plan:
+    asks, percentile = question.asks, question.objective.percentile
+    rate, load = asks.rate, load_at(fleet, asks, asks.rate, percentile)
+    highest, bound = rate_max(fleet, asks, percentile, question.limits_us, load.hit_ratio)
+    if highest < rate:  # all there is does not serve all: what it can serve
+        rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio)
+    return Plan(
+        name=question.name,
+        model=question.model_said or question.model.name,
+        pools=pools,
+        objective=question.objective,
+        workload=question.workload,
+        expected=_expected(question, way, pools, fleet, _State(load, rate, highest, bound)),
+        why=[way.candidate.reason],
+    )
+
+
+class _State(Struct, frozen=True):
+    """How a fleet does at the rate that it serves, and the highest."""
+
+    load: Load
+    rate: float
+    highest: float
+    bound: Bound
+
+
+def _expected(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet, state: _State) -> Expected:
+    load, highest = state.load, state.highest
+    asks, engine, gpus = question.asks, way.engine, sum(pool.replicas * pool.layout.gpus for pool in pools)
+    usd_h, shares = gpus * question.price.usd_h if question.price else 0.0, [1.0]
+    if question.follows is not None:
+        shares = [paid_share(asks, pool.replicas, highest, question.follows) for pool in pools]
+    paid = sum(s * p.replicas * p.layout.gpus for s, p in zip(shares * len(pools), pools, strict=False)) / gpus
+    by_pool = pools[0].replicas * pools[0].layout.gpus / gpus  # of a prefill pool
+    priced = bill(usd_h * paid, asks, state.rate / asks.rate, load.prefill_cost if fleet.prefill is None else by_pool)
+    caches = [pool for pool in (fleet.serving, fleet.prefill) if pool is not None]
+    return Expected(
+        ttft_s=load.ttft_us / 1e6,
+        tpot_s=load.tpot_us / 1e6,
+        ttft_band=engine.ttft_band,
+        tpot_band=engine.tpot_band,
+        output_per_s=state.rate * asks.demand.output_mean,
+        requests_per_s=state.rate,
+        requests_per_s_max=highest,
+        kv_tokens=sum(pool.lanes * pool.engine.kv_tokens for pool in caches),
+        utilisation=min(1.0, state.rate / highest) if highest else 1.0,
+        bound=state.bound,
+        usd_per_hour=priced.usd_per_hour,
+        usd_per_m_input=priced.usd_per_m_input,
+        usd_per_m_output=priced.usd_per_m_output,
+        usd_per_m=priced.usd_per_m,
+        confidence=Confidence.ESTIMATED,
+        notes=_notes(question, way, load, paid),
+    )
+
+
+def _notes(question: Question, way: _Way, load: Load, paid: float) -> list[str]:
+    price = (
+        "no price known: costs are left out"
+        if question.price is None
+        else f"{question.price.usd_h:.3g} USD/h a GPU: {question.price.said}"
+    )
+    guessed = unmeasured(way.pool.layout)
+    return [
+        f"step times {way.engine.step_time.label}: {way.engine.step_time.source}",
+        *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
+        f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",
+        price,
+        *([f"engines follow the load: {paid:.0%} of the GPUs are paid for in the mean"] if paid < 1 else []),
+    ]

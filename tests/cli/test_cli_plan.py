@@ -1,0 +1,107 @@
+"""`pilothouse plan` as a person meets it."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pilothouse.cli.app import app
+from pilothouse.plan.document import Confidence, Plan
+
+WORKLOAD = """
+kind: open_loop
+rate: 6
+duration: 100s
+prompt_tokens: [200, 1400]
+output_tokens: [50, 250]
+"""
+REQUEST = """
+model: qwen3-32b
+gpu: h100
+gpus: 4
+workload: work.yaml
+ttft: 1s
+tpot: 60ms
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "work.yaml").write_text(WORKLOAD)
+    (tmp_path / "plan-for.yaml").write_text(REQUEST)
+    return tmp_path
+
+
+def run(*words: str | Path) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["plan", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_a_plan_is_found_simulated_and_written(folder: Path) -> None:
+    out = folder / "deploy" / "plan.yaml"
+    out.parent.mkdir()
+    code, said, _ = run(folder / "plan-for.yaml", "-o", out, "--json")
+    assert code == 0
+    first = msgspec.convert(json.loads(said)["plans"][0], Plan)
+    written = msgspec.convert(yaml.safe_load(out.read_text()), Plan)
+    assert written.pools == first.pools and written.expected == first.expected
+    assert written.expected is not None and written.expected.confidence is Confidence.SIMULATED
+    assert (out.parent / written.workload).resolve() == folder / "work.yaml"
+
+
+def test_options_say_the_same_as_a_file_and_come_first(folder: Path) -> None:
+    options = ["--model", "qwen3-32b", "--gpu", "h100", "--gpus", "4", "--workload", folder / "work.yaml"]
+    by_options = run(*options, "--ttft-p95", "1s", "--tpot-p95", "60ms", "--no-simulate", "--json")
+    by_file = run(folder / "plan-for.yaml", "--no-simulate", "--json")
+    assert by_options[0] == by_file[0] == 0
+    several = [json.loads(said)["plans"] for _, said, _ in (by_options, by_file)]
+    assert [p["expected"] for p in several[0]] == [p["expected"] for p in several[1]]
+    dearer = run(folder / "plan-for.yaml", "--no-simulate", "--json", "--usd-per-hour", "100")
+    assert json.loads(dearer[1])["plans"][0]["expected"]["usd_per_hour"] >= 100
+
+
+def test_the_table_has_what_was_asked_and_why_says_why_not(folder: Path) -> None:
+    code, said, _ = run(folder / "plan-for.yaml", "--no-simulate", "--why")
+    assert code == 0 and "TTFT p95" in said and "estimated" in said and "±" in said
+    assert "not TP=1, bf16: quantise first" in said
+
+
+def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None:
+    pytest.importorskip("plotly")
+    page = folder / "plan.html"
+    code, said, _ = run(folder / "plan-for.yaml", "--no-simulate", "--page", page)
+    text = page.read_text()
+    assert code == 0 and f"page: {page}" in said
+    assert all(
+        words in text for words in ("Pareto front", "activation", "TTFT p95 [s]", "TPOT p95 [ms]", "not TP=1, bf16")
+    )
+    assert text.count("<script") >= 4 and " src=" not in text
+
+
+def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
+    code, _, error = run(folder / "plan-for.yaml", "--no-simulate", "--ttft-p95", "1ms")
+    assert code == 1 and "no fleet of 4 x h100_sxm keeps these objectives" in error and "TTFT p95" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "qwen3-33b"], "--model: unknown model"),
+        (["--gpu", "h1000"], "--gpu: unknown GPU"),
+        (["--goal", "cheap"], "--goal: 'cheap' is none of min-cost"),
+        (["--term", "spot"], "--term: no spot price of h100_sxm is known"),
+        (["--ttft-p95", "soon"], "ttft"),
+        (["--workload", "nowhere.yaml"], "cannot read"),
+    ],
+)
+def test_a_slip_is_named(words: list[str], said: str, folder: Path) -> None:
+    code, _, error = run(folder / "plan-for.yaml", "--no-simulate", *words)
+    assert code == 2 and said in error
+
+
+def test_what_is_missing_is_named_at_once() -> None:
+    code, _, error = run()
+    assert code == 2 and all(f"--{name}: is missing" in error for name in ("model", "gpu", "gpus", "workload"))

@@ -28,6 +28,7 @@ ARGS = (  # a chunk of a long prompt is short enough that chats get a token in b
 LONG_TOKENS, LONG_OUTPUT = 8000, 8
 CHATS, CHAT_TOKENS, CHAT_OUTPUT = 4, 300, 200
 GAP_S = 6.0  # between long prompts, each of which takes a core four
+PATIENT = {"health": {"every": "1s", "timeout": "30s"}}  # nobody is left out for being busy
 PAIR, BOTH = "prefill + decode", "two that do all"
 
 
@@ -90,8 +91,8 @@ def interference(rig: Rig, directory: Path, rounds: int, long_prompts: int, deci
             pin(engine, core)
         pools = [exchange.pool(Role.PREFILL, prefill), exchange.pool(Role.DECODE, decode)]
         configs = {
-            PAIR: fleet(pools=pools, policy={"like": "marginal_cost", "decider": decider}),
-            BOTH: fleet(*(engine.url for engine in both)),
+            PAIR: fleet(pools=pools, policy={"like": "marginal_cost", "decider": decider}, **PATIENT),
+            BOTH: fleet(*(engine.url for engine in both), **PATIENT),
         }
         gateways = {name: held.enter_context(Gateway.start(directory / name, each)) for name, each in configs.items()}
         for gateway in gateways.values():
@@ -142,13 +143,17 @@ async def traffic(gateway: Gateway, name: str, long_prompts: int) -> Run:
         await asyncio.sleep(1)
         run.gaps_s.clear(), run.chat_first_s.clear()
         began = time.monotonic()
+        asked = []
         async with asyncio.TaskGroup() as group:
             for number in range(long_prompts):
                 await asyncio.sleep(max(0.0, began + number * GAP_S - time.monotonic()))
-                group.create_task(long_prompt(session, url, luck, gateway, run))
+                asked.append(group.create_task(long_prompt(session, url, luck, run)))
         run.seconds = time.monotonic() - began
         over.set()
         await asyncio.gather(*chats)
+    for each in asked:
+        story = msgspec.json.decode(gateway.get(f"/explain/{each.result()}")[1], type=Story)
+        run.split += story.routes[-1].prefill is not None
     return run
 
 
@@ -171,9 +176,8 @@ async def chat(session: aiohttp.ClientSession, url: str, luck: random.Random, ov
                 last = now
 
 
-async def long_prompt(
-    session: aiohttp.ClientSession, url: str, luck: random.Random, gateway: Gateway, run: Run
-) -> None:
+async def long_prompt(session: aiohttp.ClientSession, url: str, luck: random.Random, run: Run) -> str:
+    """The gateway's name for it."""
     sent, first = time.monotonic(), 0.0
     async with session.post(url, json=body(luck, LONG_TOKENS, LONG_OUTPUT)) as answer:
         assert answer.status == 200, await answer.text()
@@ -181,8 +185,7 @@ async def long_prompt(
             first = first or (time.monotonic() if line.startswith(b"data: {") else 0.0)
         name = answer.headers["x-request-id"]
     run.long_first_s.append(first - sent)
-    _, receipt = await asyncio.to_thread(gateway.get, f"/explain/{name}")
-    run.split += msgspec.json.decode(receipt, type=Story).routes[-1].prefill is not None
+    return name
 
 
 def body(luck: random.Random, length: int, output: int) -> dict[str, Any]:

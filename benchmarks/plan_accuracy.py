@@ -37,7 +37,7 @@ TARGETS: dict[str, Target] = {
     "silicon_tpot": ("<=", 0.07),  # as `perf/coefficients.py` promises for rows that it knows
     "kv_capacity": ("<=", 0.03),
     "grid_tpot": ("<=", 0.10),
-    "grid_ttft": ("<=", 0.15),
+    "grid_ttft": ("<=", 0.25),  # queues in closed form: enough to choose what is simulated, which has the last word
 }
 SHAPES = (((200, 1400), (50, 350)), ((2000, 6000), (100, 300)), ((100, 500), (400, 1200)))  # prompts, answers [tokens]
 

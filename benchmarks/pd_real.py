@@ -61,7 +61,7 @@ def show_tokens(found: list[Tokens]) -> dict[str, float]:
         rows.append([*cells, f"{each.fetched_wrong}" if each.wanted else "", f"{each.not_split}"])
         for gap in sorted(each.gaps, reverse=True):
             say(f"  {each.name}: a difference where the two best tokens are {gap:.4f} apart in log probability")
-    columns = ["requests", "", "prompt tokens", "differences", "tokens fetched", "requests that fetched other counts"]
+    columns = ["", "requests", "prompt tokens", "differences", "tokens fetched", "other counts fetched"]
     table("Greedy tokens: a NIXL pair behind the gateway against one engine (Measured)", [*columns, "not split"], rows)
     alone, *_ = found
     gaps = [gap for each in found for gap in each.gaps]

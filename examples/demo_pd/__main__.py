@@ -62,7 +62,7 @@ async def main() -> None:
     model = await asyncio.to_thread(tiny_model, shape=SHAPE)
     for name, words in STARTED_BY.items():
         say(f"\n== {name}")
-        async with fleet(model, name.replace(" ", "-"), *words, *ENGINE) as (api, control), talking(api) as client:
+        async with fleet(model, name.split()[0], *words, *ENGINE) as (api, control), talking(api) as client:
             runs[name] = await traffic(client, control)
     compare(runs)
     say(f"Done in {time.monotonic() - began:.0f} s. Every process that was started has ended.")
@@ -115,6 +115,12 @@ async def long(client: AsyncOpenAI, control: str, number: int, measured: Measure
         measured.split += 1
         measured.handed += heard.prompt_tokens - route.cached_tokens
     say(f"  long prompt {number + 1}: {heard.prompt_tokens:,} tokens, first one after {heard.first_s:.2f} s; {who}")
+    if story.prefilled_us and story.first_token_us:
+        computed_s, handed_ms = (
+            (story.prefilled_us - story.routed_us[-1]) / 1e6,
+            (story.first_token_us - story.prefilled_us) / 1e3,
+        )
+        say(f"      computed in {computed_s:.2f} s, handed over and answered {handed_ms:.0f} ms later")
     if route.why.split is not None:
         say(f"      because: {route.why.split.reason}")
     return heard
@@ -132,7 +138,7 @@ async def ask(client: AsyncOpenAI, question: str, tokens: int) -> Heard:
     response = await client.chat.completions.with_raw_response.create(
         model=MODEL, messages=[{"role": "user", "content": question}], max_tokens=tokens, temperature=0, stream=True,
         stream_options={"include_usage": True}, extra_body={"ignore_eos": True},
-    )  # type: ignore[call-overload]  # fmt: skip
+    )  # fmt: skip
     async for chunk in response.parse():
         if chunk.choices:
             times.append(time.monotonic())

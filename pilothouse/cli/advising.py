@@ -9,7 +9,7 @@ from pilothouse.cli.benching import objectives_of
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.core.units import Micros
+from pilothouse.core.units import SECOND, Micros
 from pilothouse.workload.outcomes import Objectives
 
 advise_app = typer.Typer(no_args_is_help=True, help="What to change, and why.")
@@ -151,6 +151,43 @@ def disaggregate(
             requests_max, simulate, served_name, seed, load, as_json,
         )
     )  # fmt: skip
+
+
+@advise_app.command("next")
+@exits_with_problems
+def next_step(
+    source: Annotated[
+        list[str],
+        typer.Argument(help="journal directory; reports of bench or sim (*.json); or a gateway's control address"),
+    ],
+    replicas: Annotated[
+        list[int] | None, typer.Option(min=1, help="of each report, in their order; default: as simulations tell")
+    ] = None,
+    objectives: Annotated[str, typer.Option(help="of each request, e.g. ttft=2s,tpot=50ms; default: none")] = "",
+    baseline: Annotated[str, typer.Option(help="how long a fleet in service must have been watched")] = "24h",
+    tenants: Annotated[int | None, typer.Option(min=1, help="who share the fleet; default: as reports tell")] = None,
+    model: ModelOption = "",
+    gpu: Annotated[str, typer.Option(help="with --model: also estimate whether a split pays, e.g. h100")] = "",
+    tp: TpOption = 1,
+    precision: PrecisionOption = "bf16",
+    as_json: JsonOption = False,
+) -> None:
+    """What to change next, if anything: the one step of the growth path that a fleet's own figures call for."""
+    from pilothouse.cli.advising_next import Asked, advise_next
+    from pilothouse.plan.machine import Wanted
+
+    problems: list[Problem] = []
+    limits, baseline_us = objectives_of(objectives, problems), Micros(0)
+    try:
+        baseline_us = Duration.parse(baseline).us
+    except ValueError as error:
+        problems.append(Problem("--baseline", str(error)))
+    if bool(model) != bool(gpu):
+        problems.append(Problem("--model" if gpu else "--gpu", "is missing: give both, or none of them"))
+    if problems:
+        raise ConfigError(problems)
+    machine = Wanted(model, gpu, tp, precision) if model else None
+    advise_next(Asked(source, replicas or [], limits, baseline_us / SECOND, tenants, machine, as_json))
 
 
 def _limits(objectives: str, link_latency: str) -> tuple[Objectives, Micros]:

@@ -75,8 +75,12 @@ class Given(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+def given_by(asked: Asked) -> Given:
+    return _of_path(asked) if Path(asked.source).exists() or ":" not in asked.source else _of_gateway(asked)
+
+
 def disaggregate(asked: Asked) -> None:
-    given = _of_path(asked) if Path(asked.source).exists() or ":" not in asked.source else _of_gateway(asked)
+    given = given_by(asked)
     answer, runs = _tried(asked, given)
     if asked.json:
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())

@@ -8,6 +8,7 @@ import typer
 
 from pilothouse import __version__
 from pilothouse.cli.later import App, Later, group_later
+from pilothouse.cli.manifests_command import manifests
 from pilothouse.cli.plan_command import plan
 from pilothouse.cli.problems import exits_with_problems
 
@@ -29,6 +30,7 @@ app.add_typer(group_later("advising", "advise_app", "What to change, and why."),
 app.add_typer(group_later("checking", "fleet_app", "Look at the engines of a configuration."), name="fleet")
 
 app.command()(plan)
+app.command()(manifests)
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="configuration file (YAML)")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="no log line per request on standard output")]
@@ -285,6 +287,7 @@ def size(
     tp: Annotated[int, typer.Option(min=1, help="tensor-parallel degree: GPUs of one engine")] = 1,
     pp: Annotated[int, typer.Option(min=1, help="pipeline stages")] = 1,
     dp: Annotated[int, typer.Option(min=1, help="data-parallel ranks that share experts")] = 1,
+    dcp: Annotated[int, typer.Option(min=1, help="decode context parallelism: ranks that share a context")] = 1,
     precision: Annotated[str, typer.Option(help="of the weights: bf16, fp8, fp4, int4; default: as published")] = "",
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4")] = "bf16",
     context: Annotated[str, typer.Option(help="lengths of sessions [tokens]; k = 1,024")] = "32k,128k,512k",
@@ -302,7 +305,7 @@ def size(
     """Quick sums: weights, KV per token, tokens and sessions that fit; exit status 1 with the reason if none do."""
     sizing.size(
         sizing.Asked(
-            model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, precision=precision, kv_precision=kv_precision,
+            model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, dcp=dcp, precision=precision, kv_precision=kv_precision,
             contexts=context, sessions=sessions, utilisation=utilisation, max_num_seqs=max_num_seqs, kv_gb=kv_gb,
             prompt=prompt, output=output, shared=shared, overflow=overflow, chat=chat, as_json=as_json,
         )
@@ -359,6 +362,23 @@ def emulate(
         loras=tuple(lora or ()), kv_events=kv_events, seed=seed,
     )  # fmt: skip
     emulating.emulate(wanted, replicas, f"{host}:{port}", kv_events_port, fault or [])
+
+
+@app.command()
+@exits_with_problems
+def blueprint(
+    name: Annotated[str, typer.Argument(help="chat, rag, batch, grid, hybrid, edge; default: all, a line each")] = "",
+    model: Annotated[str, typer.Option(help="in place of the blueprint's, a model of the catalogue")] = "",
+    gpu: Annotated[str, typer.Option(help="in place of the blueprint's, a GPU of the catalogue")] = "",
+    seed: Annotated[int, typer.Option(help="of the simulation")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="print its plan, or several, as YAML")] = False,
+    simulate: Annotated[bool, typer.Option(help="see whether its objectives hold")] = False,
+) -> None:
+    """Deployments as starting points: what each is for, why it is as it is, its plan, and whether its promises hold."""
+    from pilothouse.cli.blueprinting import Wanted
+    from pilothouse.cli.blueprinting import blueprint as show
+
+    show(Wanted(name, model, gpu, seed, plan, simulate))
 
 
 @config_app.command("check")

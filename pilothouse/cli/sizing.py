@@ -13,6 +13,7 @@ from pilothouse.perf.memory import KV_BYTES
 from pilothouse.perf.models import Model
 from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, Chat, chat
 from pilothouse.plan.document import Layout
+from pilothouse.plan.layouts import indivisible
 from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
@@ -30,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     tp: int
     pp: int
     dp: int
+    dcp: int
     precision: str
     kv_precision: str
     contexts: str
@@ -90,12 +92,13 @@ def size(asked: Asked) -> None:
 
 
 def _layout(asked: Asked, model: Model) -> Layout:
-    if model.heads % asked.tp:
-        raise _wrong("--tp", f"{model.heads} attention heads do not divide by {asked.tp}")
     if asked.dp > 1 and not model.experts:
         raise _wrong("--dp", "ranks of one engine share experts, and this model has none: start engines of their own")
     shares = bool(model.experts) and asked.tp * asked.dp > 1
-    return Layout(tp=asked.tp, pp=asked.pp, dp=asked.dp, expert_parallel=shares)
+    layout = Layout(tp=asked.tp, pp=asked.pp, dp=asked.dp, dcp=asked.dcp, expert_parallel=shares)
+    if why_not := indivisible(model, layout):
+        raise _wrong("--tp, --pp, --dcp", why_not)
+    return layout
 
 
 def _varied(asked: Asked, found: Size) -> Varied | None:

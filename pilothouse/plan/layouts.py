@@ -137,7 +137,7 @@ def _spread(case: Case, precision: Precision) -> list[Candidate]:
         for tp in _powers(case.per_node):
             layout = _filled(case, Layout(tp=tp, pp=pp))
             way = Candidate(layout, _replicas(case, layout), precision, False, "")
-            if why_not := _indivisible(case.model, layout) or _too_small(case, layout, precision, 0.0):
+            if why_not := indivisible(case.model, layout) or _too_small(case, layout, precision, 0.0):
                 refused.append(replace(way, reason=why_not))
             elif little := _too_small(case, layout, precision, ROOM):
                 tight.append(replace(way, reason=little))
@@ -178,7 +178,7 @@ def _wide(case: Case, precision: Precision) -> list[Candidate]:
     model = case.model
     for tp in _powers(case.per_node) if model.latent and model.experts else ():
         layout = Layout(tp=tp, dp=case.gpus // tp, expert_parallel=True)
-        if not (_indivisible(model, layout) or _too_small(case, layout, precision, ROOM)):
+        if not (indivisible(model, layout) or _too_small(case, layout, precision, ROOM)):
             reason = "experts over all nodes instead of stages: needs RDMA between nodes, keeps no stage waiting"
             return [Candidate(layout, 1, precision, True, reason)]
     return []
@@ -215,7 +215,7 @@ def _prefill_context(case: Case, way: Candidate) -> Layout | None:
     """Two ranks to a prompt: of the copy's own GPUs where its experts allow, else of twice as many in the node."""
     for tp in (way.layout.tp // 2, way.layout.tp):
         layout = _filled(case, replace(way.layout, tp=tp, pcp=2)) if tp and 2 * tp <= case.per_node else None
-        if layout and not (_indivisible(case.model, layout) or _too_small(case, layout, way.precision, ROOM)):
+        if layout and not (indivisible(case.model, layout) or _too_small(case, layout, way.precision, ROOM)):
             return layout
     return None
 
@@ -223,7 +223,7 @@ def _prefill_context(case: Case, way: Candidate) -> Layout | None:
 def _decode_context(case: Case, way: Candidate, layout: Layout) -> int:
     """2, or more where a sequence would not fit otherwise; 1 where nothing is kept twice. With PCP as its ranks ask."""
     most = layout.tp if case.model.latent else layout.tp // case.model.kv_heads
-    sizes = [dcp for dcp in _powers(most) if dcp > 1 and not _indivisible(case.model, replace(layout, dcp=dcp))]
+    sizes = [dcp for dcp in _powers(most) if dcp > 1 and not indivisible(case.model, replace(layout, dcp=dcp))]
     for dcp in sizes:
         wide = replace(layout, dcp=dcp)
         room = held(case.model, case.gpu, wide, way.precision, case.needs.utilisation).kv
@@ -246,7 +246,7 @@ def _replicas(case: Case, layout: Layout) -> int:
     return (case.nodes // layout.pp) * (case.per_node // (layout.gpus // layout.pp))
 
 
-def _indivisible(model: Model, layout: Layout) -> str:
+def indivisible(model: Model, layout: Layout) -> str:
     """Why vLLM would not start it."""
     heads, kv_heads, tp = model.heads, model.kv_heads, layout.tp
     if heads % tp:
@@ -258,6 +258,8 @@ def _indivisible(model: Model, layout: Layout) -> str:
     ranks = (layout.pcp, tp * layout.pcp) if layout.pcp > 1 else tuple(_powers(tp))
     if layout.dcp > 1 and layout.dcp not in ranks:
         return f"DCP={layout.dcp} does not divide the ranks"
+    if layout.dcp > 1 and not model.latent and layout.dcp > tp // kv_heads:
+        return f"DCP={layout.dcp} shares copies of KV heads, and TP={tp} keeps {max(1, tp // kv_heads)} of each"
     if layout.dcp > 1 and not model.latent and (heads // kv_heads) % layout.dcp:
         return f"{heads // kv_heads} queries to a KV head do not divide by DCP={layout.dcp}"
     return ""

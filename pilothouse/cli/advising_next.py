@@ -1,0 +1,105 @@
+"""advise next: what a fleet's own figures call for; one change, its numbers, how to verify it and how to roll it back."""
+
+import urllib.request
+from pathlib import Path
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pilothouse.cli import advising_disaggregate as disaggregating
+from pilothouse.cli.advising_disaggregate import given_by
+from pilothouse.cli.showing import ask_gateway
+from pilothouse.core.errors import ConfigError, PilothouseError, Problem
+from pilothouse.core.units import Micros
+from pilothouse.journal.log import segments
+from pilothouse.plan import observed as reading
+from pilothouse.plan.disaggregate import HEADROOM
+from pilothouse.plan.growth import Advice, Observed, Split, State, Step, advise
+from pilothouse.plan.machine import Wanted
+from pilothouse.workload.outcomes import Objectives
+
+ASK_TIMEOUT_S = 5
+LINK_GB_PER_S, LINK_LATENCY_US = 40.0, Micros(2000)  # as `advise disaggregate` takes them where nobody says otherwise
+KINDS = "a journal's directory, reports of `bench --json` or `sim --json`, or a running gateway's control address"
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What `advise next` was asked."""
+
+    sources: list[str]
+    replicas: list[int]  # of each report
+    objectives: Objectives
+    baseline_s: float
+    tenants: int | None
+    machine: Wanted | None  # on which a split is estimated; None = it is not
+    json: bool
+
+
+def advise_next(asked: Asked) -> None:
+    seen = _observed(asked)
+    if asked.machine is not None:
+        seen = msgspec.structs.replace(seen, split=_split(asked, asked.machine, seen))
+    advice = advise(seen, asked.baseline_s)
+    if asked.json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(advice), indent=1).decode())
+        return
+    _show(advice)
+
+
+def _observed(asked: Asked) -> Observed:
+    paths = [Path(source) for source in asked.sources]
+    if len(paths) == 1 and paths[0].is_dir() and segments(paths[0]):
+        return reading.of_journal(paths[0], asked.objectives, asked.tenants)
+    if all(path.is_file() for path in paths):
+        return reading.of_reports(paths, asked.replicas, asked.objectives, asked.tenants)
+    source = asked.sources[0].removeprefix("http://").rstrip("/")
+    if len(paths) > 1 or paths[0].exists() or ":" not in source:
+        missing = next((str(path) for path in paths if not path.is_file()), source)
+        raise ConfigError([Problem("SOURCE", f"{missing} is none of these: {KINDS}")])
+    status = ask_gateway(source, "/status")
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{source}/metrics", timeout=ASK_TIMEOUT_S) as answer:
+            text, date = answer.read().decode(), answer.headers.get("date", "")
+    except (OSError, ValueError) as error:
+        raise PilothouseError(f"{source}/metrics: {error}") from None
+    return reading.of_gateway(source, status, text, date, asked.objectives, asked.tenants)
+
+
+def _split(asked: Asked, wanted: Wanted, seen: Observed) -> Split:
+    """What `advise disaggregate` estimates, without its trial."""
+    if not seen.is_service:
+        raise ConfigError([Problem("--model", "is of no use with reports: they do not say what each request needs")])
+    if asked.objectives.tpot_us is None:
+        raise ConfigError([Problem("--objectives", "has no tpot: how large a batch may be depends on it")])
+    estimate = given_by(
+        disaggregating.Asked(
+            asked.sources[0], wanted, wanted, {}, asked.objectives, LINK_GB_PER_S, LINK_LATENCY_US, HEADROOM, None, 1,
+            False, "", 1, 1.0, False,
+        )
+    ).estimate  # fmt: skip
+    return Split(estimate.pays, estimate.verdict)
+
+
+def _show(advice: Advice) -> None:
+    console = Console()
+    style = "green" if advice.step is Step.NOTHING else "yellow"
+
+    def line(words: str, style: str = "") -> None:
+        console.print(Text(words, style=style), soft_wrap=True)
+
+    line(f"next: {advice.step}", f"bold {style}")
+    for number in advice.numbers:
+        line(f"- {number} [{advice.label}]" if not number.endswith("]") else f"- {number}")
+    line(f"change: {advice.change}")
+    line(f"verify: {advice.verify}")
+    line(f"roll back: {advice.roll_back}")
+    line("the path:", "dim")
+    for check in advice.checks:
+        said = "; ".join(check.numbers) or "no figures"
+        wanted = f"; wanted: {check.missing}" if check.state is State.UNKNOWN else ""
+        line(f"  {check.step}: {check.state}: {said}{wanted}", "dim")
+    for note in [f"source: {advice.source}", *advice.notes]:
+        line(f"note: {note}", "dim")

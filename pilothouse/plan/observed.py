@@ -1,0 +1,195 @@
+"""What a journal, reports of runs, or a running gateway tell of a fleet, for the growth path (`growth.py`)."""
+
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pilothouse.core.errors import ConfigError, PilothouseError, Problem
+from pilothouse.core.events import Role
+from pilothouse.core.units import SECOND
+from pilothouse.journal.day import CANCELLED, Day, Engine, read_day
+from pilothouse.plan.growth import SATURATED, Concurrency, Observed, Phase, Scaling
+from pilothouse.report import files
+from pilothouse.workload.outcomes import Objectives, Run, StageRun, percentile, spread
+
+TTFT = "pilothouse_time_to_first_token_seconds"
+GAP = "pilothouse_inter_token_latency_seconds"
+TOTAL = "pilothouse_request_duration_seconds"
+
+
+def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
+    """Raises JournalError. All models together: what is asked is about the fleet."""
+    day = read_day(path)
+    done = [ask for ask in day.asks if ask.end_us is not None and ask.error in ("", CANCELLED)]
+    first = [(ask.first_us - ask.arrived.at_us) for ask in done if ask.first_us is not None]
+    paces = [
+        (ask.end_us - ask.first_us) / ((ask.done.output_tokens or 0) - 1)
+        for ask in done
+        if ask.first_us is not None and ask.end_us is not None and ask.done is not None and (ask.done.output_tokens or 0) > 1
+    ]  # fmt: skip
+    counted = [a.done for a in done if a.done is not None and a.done.cached_tokens is not None and a.done.prompt_tokens]
+    prompt = sum(d.prompt_tokens or 0 for d in counted)
+    engines = _there(day)
+    gone = len(day.engines) - len(engines)
+    return Observed(
+        source=path.name, label="Measured", is_service=True, seconds=(day.last_us - day.first_us) / SECOND,
+        requests=len(done), engines=len(engines), policy=_policy(day),
+        hit_ratio=sum(d.cached_tokens or 0 for d in counted) / prompt if prompt else None,
+        ttft=_phase(first, limits.ttft_us), tpot=_phase(paces, limits.tpot_us),
+        is_split=any(engine.seen.role is not Role.BOTH for engine in engines),
+        concurrency=_running(engines), speculates=any(engine.seen.speculation for engine in engines),
+        models=_classes([engine.seen.models for engine in engines]), tenants=tenants,
+        notes=[f"in no figure: engines that left, {gone}"] if gone else [],
+    )  # fmt: skip
+
+
+def _there(day: Day) -> list[Engine]:
+    """Engines that were there to the last: a gateway that ends in order takes leave of all of them."""
+    last_us = max((ask.end_us or ask.arrived.at_us for ask in day.asks), default=day.first_us)
+    return [engine for engine in day.engines.values() if engine.gone_us is None or engine.gone_us >= last_us]
+
+
+def _policy(day: Day) -> str | None:
+    """Its name; "" for one without. Of the last segment: what is in force now."""
+    told = day.headers[-1].policy if day.headers else None
+    if isinstance(told, Mapping):
+        told = told.get("like", told.get("name", ""))
+    return told if isinstance(told, str) else None
+
+
+def _running(engines: Sequence[Engine]) -> Concurrency | None:
+    values = sorted(float(report.running) for engine in engines for report in engine.reports)
+    return Concurrency(fmean(values), percentile(values, 0.9)) if values else None
+
+
+def _phase(values_us: Sequence[float], limit_us: int | None) -> Phase | None:
+    if not values_us:
+        return None
+    return Phase(spread(values_us).p90, None if limit_us is None else limit_us / SECOND)
+
+
+def _classes(models: Sequence[Sequence[str]]) -> list[str]:
+    """One name for each kind of engine: the first it lists, for adapters come after their model."""
+    return list(dict.fromkeys(names[0] for names in models if names))
+
+
+def of_reports(paths: Sequence[Path], replicas: Sequence[int], limits: Objectives, tenants: int | None) -> Observed:
+    """Of several, the last is the fleet as it is; one of a single replica says what more of them gain.
+
+    replicas   of each report, in the same order; empty = as the reports' own samples tell, as those of simulations
+    """
+    if replicas and len(replicas) != len(paths):
+        raise ConfigError(
+            [Problem("--replicas", f"is given {len(replicas)} times for {len(paths)} reports: one for each")]
+        )
+    runs = [_only_run(path) for path in paths]
+    counts = list(replicas) or [_replicas(run) for run in runs]
+    now, count = runs[-1], counts[-1]
+    stages = now.stages
+    top = _busiest(now)
+    notes = ["of several stages, percentiles are those of the one with most output"] if len(stages) > 1 else []
+    own = len({tenant: None for stage in stages for tenant in stage.tenants})
+    policy = now.name if now.label == "Simulated" else None
+    summary = top.summary
+    return Observed(
+        source=", ".join(path.name for path in paths), label=now.label, is_service=False,
+        seconds=sum(stage.summary.seconds for stage in stages), requests=sum(stage.summary.requests for stage in stages),
+        engines=count or None, policy=policy, hit_ratio=summary.hit_ratio, scaling=_scaling(runs, counts),
+        ttft=Phase(summary.ttft.p90, _seconds(limits.ttft_us)), tpot=Phase(summary.tpot.p90, _seconds(limits.tpot_us)),
+        concurrency=_concurrent(top, count), tenants=tenants or own or None, notes=notes,
+    )  # fmt: skip
+
+
+def _only_run(path: Path) -> Run:
+    runs = [run for run in files.read(path).runs if run.stages]
+    if len(runs) > 1:
+        names = ", ".join(dict.fromkeys(run.name for run in runs))
+        raise ConfigError([Problem(str(path), f"has {len(runs)} runs ({names}): growth is told from one run a file")])
+    return runs[0]
+
+
+def _replicas(run: Run) -> int:
+    return len(dict.fromkeys(sample.endpoint for stage in run.stages for sample in stage.replicas))
+
+
+def _busiest(run: Run) -> StageRun:
+    return max(run.stages, key=lambda stage: stage.summary.output_per_second)
+
+
+def _scaling(runs: Sequence[Run], counts: Sequence[int]) -> Scaling | None:
+    """None unless there is one report of a single replica and one of more."""
+    one = next((run for run, count in zip(runs, counts, strict=True) if count == 1), None)
+    many = [(count, run) for run, count in zip(runs, counts, strict=True) if count > 1]
+    if one is None or not many:
+        return None
+    count, other = many[-1]
+    tops = [_busiest(run).summary for run in (one, other)]
+    full = all(top.achieved_rate < SATURATED * top.offered_rate or not top.offered_rate for top in tops)
+    return Scaling(tops[0].output_per_second, tops[1].output_per_second, count, full)
+
+
+def _concurrent(stage: StageRun, replicas: int) -> Concurrency | None:
+    """By samples, else by Little's law: rate x time = requests in the system."""
+    values = sorted(float(sample.running) for sample in stage.replicas)
+    if values:
+        return Concurrency(fmean(values), percentile(values, 0.9))
+    return Concurrency(stage.summary.achieved_rate * stage.summary.e2e.mean / replicas, None) if replicas else None
+
+
+def _seconds(value_us: int | None) -> float | None:
+    return None if value_us is None else value_us / SECOND
+
+
+def of_gateway(source: str, status: Any, metrics: str, date: str, limits: Objectives, tenants: int | None) -> Observed:
+    """Since it started, by its counters; engines as they are now.
+
+    status    what its control address answers to /status
+    metrics   to /metrics, with the answer's Date header in `date`
+    """
+    totals: dict[str, float] = {}
+    buckets: dict[str, dict[float, float]] = {TTFT: {}, GAP: {}}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+            if sample.name.removesuffix("_bucket") in buckets and "le" in sample.labels:
+                counts = buckets[sample.name.removesuffix("_bucket")]
+                edge = float(sample.labels["le"])
+                counts[edge] = counts.get(edge, 0.0) + sample.value
+    started = totals.get("process_start_time_seconds", 0.0)
+    if not date or not started:
+        raise PilothouseError(
+            f"{source}: its metrics do not say since when they count; is it a gateway's control address?"
+        )
+    seconds = max(1.0, parsedate_to_datetime(date).timestamp() - started)
+    engines = [e for e in status["endpoints"] if e["state"] != "gone"]
+    prompt = totals.get("pilothouse_prompt_tokens_total", 0.0)
+    busy = totals.get(f"{TOTAL}_sum", 0.0) / seconds / len(engines) if engines else 0.0
+    return Observed(
+        source=source, label="Measured", is_service=True, seconds=seconds,
+        requests=round(totals.get(f"{TOTAL}_count", 0.0)), engines=len(engines), policy=status["policy"],
+        hit_ratio=totals.get("pilothouse_cached_tokens_total", 0.0) / prompt if prompt else None,
+        ttft=_bucketed(buckets[TTFT], limits.ttft_us), tpot=_bucketed(buckets[GAP], limits.tpot_us),
+        is_split=any(e["role"] != Role.BOTH for e in engines), concurrency=Concurrency(busy, None) if engines else None,
+        speculates=any(e["speculation"] for e in engines), models=_classes([e["models"] for e in engines]), tenants=tenants,
+        notes=["percentiles are as exact as the buckets of the gateway's histograms; TPOT is by gaps between stream parts"],
+    )  # fmt: skip
+
+
+def _bucketed(counts: Mapping[float, float], limit_us: int | None) -> Phase | None:
+    """The 90th percentile, linear within its bucket; in the last, which has no end, its beginning."""
+    total = max(counts.values(), default=0.0)
+    if not total:
+        return None
+    low, below = 0.0, 0.0
+    for edge in sorted(counts):
+        if counts[edge] >= 0.9 * total:
+            inside = counts[edge] - below
+            share = (0.9 * total - below) / inside if inside else 1.0
+            value = low if edge == float("inf") else low + (edge - low) * share
+            return Phase(value, _seconds(limit_us))
+        low, below = edge, counts[edge]
+    return None

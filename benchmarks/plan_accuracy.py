@@ -32,12 +32,12 @@ from pilothouse.workload.sessions import Phase
 from pilothouse.workload.spec import Recipe
 
 TELLING = 0.1  # from here on a plan says that sums and simulation differ
-REQUESTS, WARMING = 3000, 1000
+REQUESTS, LEAD = 3000, 1000
 TARGETS: dict[str, Target] = {
     "silicon_tpot": ("<=", 0.07),  # as `perf/coefficients.py` promises for rows that it knows
     "kv_capacity": ("<=", 0.03),
     "grid_tpot": ("<=", 0.10),
-    "grid_ttft": ("<=", 0.15),
+    "grid_ttft": ("<=", 0.25),  # queues in closed form: enough to choose what is simulated, which has the last word
 }
 SHAPES = (((200, 1400), (50, 350)), ((2000, 6000), (100, 300)), ((100, 500), (400, 1200)))  # prompts, answers [tokens]
 
@@ -115,7 +115,7 @@ def _point(
     def asked(rate: float, requests: int) -> tuple[Workload, Asks]:
         phases = [Phase(rate=rate, seconds=requests / rate)]  # type: ignore[arg-type]
         made = Recipe(OpenLoop(prompt_tokens=prompts, output_tokens=outputs, phases=phases)).make(1)  # type: ignore[arg-type]
-        return made, asks_of(made, lambda _: 0.0, rate)
+        return made, asks_of(made, rate)
 
     model, gpu = MODELS["Qwen/Qwen3-32B"], GPUS["h100_sxm"]
     pool = PoolPlan(name="engines", replicas=replicas, layout=Layout(tp=2), gpu=gpu.name)
@@ -126,7 +126,7 @@ def _point(
     workload, asks = asked(share * highest, REQUESTS)
     load = load_at(fleet, asks, asks.rate, 95, 0.0)
     simulated = fleet_of(fleet, workload.block_size, model.name)
-    done = rehearse(Job(simulated, "marginal_cost", workload, 95, 1, WARMING, REQUESTS - WARMING))
+    done = rehearse(Job(simulated, "marginal_cost", workload, 95, 1, LEAD))
     return load, (done.ttft_s, done.tpot_s)
 
 

@@ -26,7 +26,7 @@ from pilothouse.experiments.pool import cores
 from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import KV_BYTES
-from pilothouse.plan.asks import Asks, asks_of
+from pilothouse.plan.asks import Asks, asks_of, by_clock
 from pilothouse.plan.document import Confidence, Objective, Plan
 from pilothouse.plan.model_source import find_gpu, find_model
 from pilothouse.plan.prices import TERMS, Price, price_of, read_prices
@@ -37,6 +37,7 @@ from pilothouse.workload.requests import Planned, Workload
 
 TRIED = 4  # plans that are simulated at a time: the best by sums
 ROUNDS = 3  # of that, until one keeps its objectives
+FOLLOWING = "requests that follow others come as they would if engines served nobody else, in sums and simulation"
 SHOWN = 8  # lines of the table
 
 
@@ -175,13 +176,18 @@ def _asks(asked: Asked, model: Any, gpu: Any, precisions: Sequence[Precision]) -
     def lasts(planned: Planned) -> float:
         return times.p_us * planned.prompt_tokens + times.a_us * planned.output_tokens
 
+    def clocked(load: float) -> Source:
+        found = _source(asked, load)
+        closed = any(planned.after is not None for stage in found.workload.stages for planned in stage.requests)
+        notes = [*found.notes, *([FOLLOWING] if closed else [])]
+        return msgspec.structs.replace(found, workload=by_clock(found.workload, lasts), notes=notes)
+
     wanted = asked.wanted
-    source = _source(asked, 1.0)
-    asks = asks_of(source.workload, lasts)
+    source = clocked(1.0)
+    asks = asks_of(source.workload)
     if wanted.rate is not None:
-        load = wanted.rate / asks.rate if asks.rate else 1.0
-        source = _source(asked, load)
-        asks = asks_of(source.workload, lasts, wanted.rate)
+        source = clocked(wanted.rate / asks.rate if asks.rate else 1.0)
+        asks = asks_of(source.workload, wanted.rate)
     if not asks.rate:
         raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])
     return source, asks

@@ -248,6 +248,8 @@ def _ttft_us(
     queued = [(0.0, 1.0)]
     if fleet.prefill is None:
         queued = _waits(work_us, prompts, pool.lanes, min(1.0, prompts + arrivals * step_us))
+        some = sum(likely for wait, likely in queued if wait)  # the step planned already has prompts as often
+        queued = [(w + more, p * q) for w, p in queued for more, q in ((0.0, 1 - some), (_mean(work_us), some))]
     room = _room_waits(state, need, pool.lanes)
     before = [0.0] * len(asks.prompts)
     if fleet.prefill is not None:

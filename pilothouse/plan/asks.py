@@ -4,12 +4,13 @@ from bisect import bisect_right
 from itertools import pairwise
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from pilothouse.core.units import SECOND
+from pilothouse.core.units import SECOND, Micros
 from pilothouse.plan import need as needs
 from pilothouse.plan.disaggregate import Need
 from pilothouse.workload.demand import Demand, Lasts, succession, survey
-from pilothouse.workload.requests import Workload
+from pilothouse.workload.requests import Stage, Workload
 from pilothouse.workload.reuse import HitCurve
 
 POINTS = 12  # equally likely lengths that stand for a distribution
@@ -39,12 +40,21 @@ class Asks(Struct, frozen=True):
         return needs.need(self.demand, hit_ratio, rate)
 
 
-def asks_of(workload: Workload, lasts: Lasts, rate: float | None = None) -> Asks:
-    """`lasts`: how long a request takes an idle engine; matters where requests follow the end of others.
+def by_clock(workload: Workload, lasts: Lasts) -> Workload:
+    """The same with every request at a time of its own, in order: those that follow others come as they would if engines
+    served nobody else. `lasts`: how long a request takes such an engine."""
+    return replace(workload, stages=[_by_clock(stage, lasts) for stage in workload.stages])
 
-    rate   that is planned for, in place of the workload's own busy times
-    """
-    found = survey(workload, lasts)
+
+def _by_clock(stage: Stage, lasts: Lasts) -> Stage:
+    requests = [replace(p, arrival_us=Micros(round(at_us)), after=None) for at_us, p in succession(stage, lasts)]
+    seconds = (requests[-1].arrival_us - requests[0].arrival_us) / SECOND if requests else 0.0
+    return replace(stage, requests=requests, rate=len(requests) / seconds if seconds else 0.0, seconds=seconds)
+
+
+def asks_of(workload: Workload, rate: float | None = None) -> Asks:
+    """Of a workload by the clock. `rate`: that is planned for, in place of the workload's own busy times."""
+    found = survey(workload, lambda _: 0.0)
     prompts, outputs, longest = list[int](), list[int](), 0
     cells: list[tuple[float, float, int]] = []  # rate, seconds, requests
     for stage in workload.stages:
@@ -52,7 +62,7 @@ def asks_of(workload: Workload, lasts: Lasts, rate: float | None = None) -> Asks
             prompts += [planned.prompt_tokens for planned in stage.requests]
             outputs += [planned.output_tokens for planned in stage.requests]
             longest = max(longest, *(planned.prompt_tokens + planned.output_tokens for planned in stage.requests))
-            cells += _cells([at_us for at_us, _ in succession(stage, lasts)])
+            cells += _cells([planned.arrival_us for planned in stage.requests])
     cells.sort()
     seconds, requests = sum(cell[1] for cell in cells), sum(cell[2] for cell in cells)
     mean = requests / seconds if seconds else 0.0
@@ -65,7 +75,7 @@ def asks_of(workload: Workload, lasts: Lasts, rate: float | None = None) -> Asks
     return Asks(busy, mean, curve, *points, longest, found.demand, found.curve, workload.block_size)
 
 
-def _cells(times_us: list[float]) -> list[tuple[float, float, int]]:
+def _cells(times_us: list[Micros]) -> list[tuple[float, float, int]]:
     """(rate, seconds, requests) of equal parts of a stage."""
     seconds = (times_us[-1] - times_us[0]) / SECOND
     if not seconds:

@@ -25,11 +25,14 @@ from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool
 from pilothouse.workload.outcomes import percentile
-from pilothouse.workload.requests import Planned, Stage, Workload
+from pilothouse.workload.requests import Stage, Workload
 
-REQUESTS_MIN = 1500  # of one simulation: fewer tell little of a 95th percentile
-FOLLOWING_MAX = 6000  # requests of a workload in which they follow each other: for seconds, not minutes
-LIVES, LIVES_WARMING = 8, 2.5  # of the requests under way at a time: so many come in all, and before figures count
+COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
+LEAD_MIN = (
+    1500  # requests before them, which fill caches; those that are older are missed, so hits are a little too few
+)
+LIVES, LIVES_LEAD = 6, 2.5  # the same, of the requests under way at a time
+WARM_MAX = 1000  # requests of a stage that only warms up
 TPOT_MAX_S = 0.2  # where a fleet cannot keep up
 TELLING = 0.1  # sums and simulation may be as far apart before it is said
 
@@ -42,8 +45,7 @@ class Job(msgspec.Struct, frozen=True):
     workload: Workload
     percentile: int
     seed: int
-    warming: int  # requests that come before batches are as they stay, and do not count
-    counted: int  # requests of the busiest time, of which figures are made
+    lead: int  # requests that come before caches and batches are as they stay, and do not count
 
 
 class Rehearsed(msgspec.Struct, frozen=True):
@@ -60,15 +62,15 @@ Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes i
 
 
 def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
-    """As `pilothouse sim` takes a fleet of which nothing else is said."""
+    """As `pilothouse sim` takes a fleet of which nothing else is said. The workload is one by the clock."""
     expected = expected_of(plan)
     under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
-    requests, warming = max(REQUESTS_MIN, int(LIVES * under_way)), int(LIVES_WARMING * under_way)
+    counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
+    asked, lead = trimmed(workload, counted, lead)
     load = expected.requests_per_s / asks.rate
-    asked = trimmed(workload, requests)
     asked = slowed(asked, load) if load < 1 else asked
     fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
-    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, warming, requests - warming)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead)
 
 
 def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
@@ -123,9 +125,7 @@ def rehearse(job: Job) -> Rehearsed:
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
     outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
     outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
-    outcomes = outcomes[min(job.warming, len(outcomes) // 3) :]
-    first = _busiest([outcome.sent_us for outcome in outcomes], job.counted)
-    outcomes = outcomes[first : first + job.counted]
+    outcomes = outcomes[min(job.lead, len(outcomes) // 2) :]
     served, share = [outcome for outcome in outcomes if not outcome.refused], job.percentile / 100
     lost = [float("inf")] * (len(outcomes) - len(served))
     ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
@@ -162,12 +162,29 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     return replace(plan, expected=made)
 
 
-def trimmed(workload: Workload, requests: int) -> Workload:
-    """What warms up, and the busiest stage; of requests that do not wait for others, the busiest ones of it."""
-    reported = [stage for stage in workload.stages if stage.reported and stage.requests]
-    most = max(reported, key=lambda stage: (stage.rate, len(stage.requests)))
-    warm = [replace(stage, requests=stage.requests[:requests]) for stage in workload.stages if not stage.reported]
-    return replace(workload, stages=[*warm, replace(most, requests=_window(most, requests))])
+def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]:
+    """What warms up, and the busiest requests with those that lead to them; how many lead."""
+    warm = [replace(stage, requests=stage.requests[:WARM_MAX]) for stage in workload.stages if not stage.reported]
+    best, quickest = workload.stages[0], float("inf")
+    first = 0
+    for stage in workload.stages:
+        if stage.reported and stage.requests:
+            times = [planned.arrival_us for planned in stage.requests]
+            at, gap_us = _busiest(times, counted, min(lead, len(times) // 3))
+            if gap_us < quickest:
+                best, first, quickest = stage, at, gap_us
+    begin = max(0, first - lead)
+    kept = best.requests[begin : first + counted]
+    kept = [replace(p, arrival_us=Micros(p.arrival_us - kept[0].arrival_us)) for p in kept]
+    return replace(workload, stages=[*warm, replace(best, requests=kept)]), first - begin
+
+
+def _busiest(times: Sequence[int], counted: int, lead: int) -> tuple[int, float]:
+    """(where so many ascending times, behind `lead` others, are closest together, mean gap there)."""
+    counted = min(counted, len(times) - lead)
+    starts = range(lead, len(times) - counted + 1)
+    first = min(starts, key=lambda i: times[i + counted - 1] - times[i])
+    return first, (times[first + counted - 1] - times[first]) / counted
 
 
 def slowed(workload: Workload, load: float) -> Workload:
@@ -178,20 +195,6 @@ def slowed(workload: Workload, load: float) -> Workload:
         return replace(stage, requests=later, rate=stage.rate * load, seconds=stage.seconds / load)
 
     return replace(workload, stages=[stretched(stage) for stage in workload.stages])
-
-
-def _window(stage: Stage, requests: int) -> list[Planned]:
-    if any(planned.after is not None for planned in stage.requests):
-        return stage.requests[:FOLLOWING_MAX]  # a request comes behind the one it follows
-    ordered = sorted(stage.requests, key=lambda planned: planned.arrival_us)
-    first = _busiest([planned.arrival_us for planned in ordered], requests)
-    begin = ordered[first].arrival_us
-    return [replace(p, arrival_us=Micros(p.arrival_us - begin)) for p in ordered[first : first + requests]]
-
-
-def _busiest(times: Sequence[int], count: int) -> int:
-    """Where so many ascending times are closest together."""
-    return min(range(max(1, len(times) - count + 1)), key=lambda i: times[min(i + count, len(times)) - 1] - times[i])
 
 
 def expected_of(plan: Plan) -> Expected:

@@ -6,14 +6,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pilothouse.core.events import Role
+from pilothouse.core.units import Micros
 from pilothouse.perf.catalog import GPUS, MODELS, Precision
 from pilothouse.perf.coefficients import step_time
 from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
-from pilothouse.plan.asks import Asks, asks_of
+from pilothouse.plan.asks import Asks, asks_of, by_clock
 from pilothouse.plan.document import Bound, Confidence, Expected, Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import BAND_LAYOUT, BAND_TPOT, engine_of
 from pilothouse.plan.rehearsal import Rehearsed, confirmed, expected_of, job, rehearse, slowed, trimmed
 from pilothouse.workload.arrivals import Diurnal
+from pilothouse.workload.chat import Chat
 from pilothouse.workload.open_loop import OpenLoop
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase
@@ -30,7 +32,7 @@ def workload(rate: float, requests: int = 400, **more: object) -> Workload:
 
 
 def asked(rate: float) -> Asks:
-    return asks_of(workload(rate), lambda _: 0.0, rate)
+    return asks_of(workload(rate), rate)
 
 
 ASKS = asked(10)
@@ -84,7 +86,7 @@ def test_what_runs_out_is_named(kv_tokens: int, rate: float, bound: Bound | None
 
 def test_bandwidth_runs_out_where_answers_are_long() -> None:
     recipe = Recipe(OpenLoop(prompt_tokens=200, output_tokens=2000, phases=[Phase(rate=1, seconds=400)]))  # type: ignore[arg-type]
-    asks, endless = asks_of(recipe.make(1), lambda _: 0.0), replace(ENGINE, kv_tokens=10**9, sequences=10**6)
+    asks, endless = asks_of(recipe.make(1)), replace(ENGINE, kv_tokens=10**9, sequences=10**6)
     assert load_at(Fleet(Pool(endless, 1)), asks, 20, 95, 0.0).breaks is Bound.BANDWIDTH
 
 
@@ -129,7 +131,7 @@ def test_a_smaller_kv_cache_holds_and_reads_twice_as_much() -> None:
 
 
 def test_busy_times_are_planned_for_and_the_mean_is_paid_for() -> None:
-    day = asks_of(workload(10, 4800, arrivals=Diurnal(period_us=480_000_000)), lambda _: 0.0)  # type: ignore[arg-type]
+    day = asks_of(workload(10, 4800, arrivals=Diurnal(period_us=480_000_000)))  # type: ignore[arg-type]
     assert day.rate_mean == pytest.approx(10, rel=0.02) and 16 < day.rate < 20
     assert sum(share for _, share in day.curve) == pytest.approx(1)
     assert sum(rate * share for rate, share in day.curve) == pytest.approx(day.rate_mean)
@@ -156,7 +158,7 @@ def planned(replicas: int, rate: float, asks: Asks, prefill: int = 0) -> Plan:
 @pytest.mark.parametrize(("replicas", "prefill", "rate"), [(1, 0, 4.0), (1, 0, 8.0), (4, 0, 30.0), (2, 1, 10.0)])
 def test_simulation_agrees(replicas: int, prefill: int, rate: float) -> None:
     work = workload(rate, 1500)
-    asks = asks_of(work, lambda _: 0.0)  # the busy part of it, which is what is simulated
+    asks = asks_of(work)  # the busy part of it, which is what is simulated
     plan = planned(replicas, asks.rate, asks, prefill)
     done = rehearse(job(plan, MODEL, H100, asks, work))
     assert done.ttft_s == pytest.approx(expected_of(plan).ttft_s, rel=0.3)
@@ -175,8 +177,33 @@ def test_a_plan_says_where_sums_are_off(factor: float, said: bool) -> None:
 
 def test_the_busiest_time_is_simulated() -> None:
     work = workload(10, 2000, arrivals=Diurnal(period_us=200_000_000))  # type: ignore[arg-type]
-    cut = trimmed(work, 500).stages[0].requests
-    seconds = (cut[-1].arrival_us - cut[0].arrival_us) / 1e6
-    assert len(cut) == 500 and cut[0].arrival_us == 0 and 500 / seconds > 15
-    slow = slowed(trimmed(work, 500), 0.5).stages[0].requests
-    assert slow[-1].arrival_us == pytest.approx(2 * cut[-1].arrival_us, abs=1)
+    cut, lead = trimmed(work, 300, 100)
+    requests = cut.stages[0].requests
+    seconds = (requests[-1].arrival_us - requests[lead].arrival_us) / 1e6
+    assert (len(requests), lead, requests[0].arrival_us) == (400, 100, 0) and 300 / seconds > 15
+    slow = slowed(cut, 0.5).stages[0].requests
+    assert slow[-1].arrival_us == pytest.approx(2 * requests[-1].arrival_us, abs=1)
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 40))
+def test_what_is_cut_out_is_in_order_and_something_counts(requests: int, counted: int, lead: int) -> None:
+    cut, before = trimmed(workload(5, requests), counted, lead)
+    times = [planned.arrival_us for planned in cut.stages[0].requests]
+    assert times == sorted(times) and 0 <= before < len(times) <= counted + lead
+
+
+def test_who_follows_others_comes_by_the_clock() -> None:
+    chat = Recipe(
+        Chat(
+            phases=[Phase(users=4, count=40)],
+            turns=(2, 4),
+            user_tokens=100,
+            output_tokens=50,
+            think=Micros(1_000_000),
+        )
+    ).make(1)
+    clocked = by_clock(chat, lambda planned: 1000.0 * planned.output_tokens)
+    before, after = chat.stages[0].requests, clocked.stages[0].requests
+    assert {p.request for p in before} == {p.request for p in after} and all(p.after is None for p in after)
+    times = [planned.arrival_us for planned in after]
+    assert times == sorted(times) and asks_of(clocked).rate > 0

@@ -70,15 +70,11 @@ def up(
         list[str] | None,
         typer.Option(help="passed to each engine, e.g. --engine-arg='--max-model-len=4096'; repeatable"),
     ] = None,
-    served_name: Annotated[
-        str, typer.Option(help="the model's name for clients; default: as the engine derives it")
-    ] = "",
+    served_name: Annotated[str, typer.Option(help="the model's name for clients; default: the engine's own")] = "",
     listen: Annotated[str, typer.Option(help="address of the API")] = "127.0.0.1:8080",
     control: Annotated[str, typer.Option(help="address of metrics, status and explain")] = "127.0.0.1:9090",
     workers: Annotated[int, typer.Option(min=1, help="gateway processes that carry traffic")] = 1,
-    policy: Annotated[
-        str, typer.Option(help="routing policy: a name, or a mapping; `pilothouse plugins` marks the default")
-    ] = "",
+    policy: Annotated[str, typer.Option(help="routing policy: a name, or a mapping as in pilothouse.yaml")] = "",
     journal: Annotated[Path | None, typer.Option(help="directory for the journal; default: none")] = None,
     logs: Annotated[Path, typer.Option(help="directory for the engines' logs")] = Path("logs"),
     log: Annotated[bool, typer.Option("--log", help="a log line per request on standard output")] = False,

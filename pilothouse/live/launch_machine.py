@@ -1,11 +1,12 @@
 """Finds out what a fleet can run on: the vllm executable, whether it is a CPU build, cores, GPUs, free ports."""
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 
 from pilothouse.core.errors import ConfigError, Problem
@@ -78,9 +79,24 @@ def gpu_numbers(listed: str) -> tuple[str, ...]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now. All are held until the last is found, so they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that nobody listens on now, all different, and that no outgoing connection is given: an engine that is started
+    again wants its own back."""
+    ports: list[int] = []
+    lowest, most = 20_000, _ephemeral_first()
+    for _ in range(100 * count):
+        port = lowest + secrets.randbelow(most - lowest)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            if port not in ports:
+                ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise ConfigError([Problem("", f"no {count} ports between {lowest} and {most} are free on {LOOPBACK}")])
+
+
+def _ephemeral_first() -> int:
+    """Where the ports of outgoing connections begin: 32768 on Linux, unless somebody has moved it."""
+    with suppress(OSError, ValueError):
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+        return first if first > 21_000 else 65_536
+    return 32_768

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-import yaml
 from msgspec import Meta, field
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +28,7 @@ from pilothouse.perf.memory import KV_BYTES
 from pilothouse.plan.asks import Asks, asks_of, by_clock
 from pilothouse.plan.document import Confidence, Objective, Plan
 from pilothouse.plan.model_source import find_gpu, find_model
+from pilothouse.plan.plan_file import plan_text
 from pilothouse.plan.prices import TERMS, Price, price_of, read_prices
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, expected_of, job, rehearse
 from pilothouse.plan.search import Found, Goal, Question, keeps, rank, search, titled
@@ -252,9 +252,8 @@ def _write(path: Path, plan: Plan, base: Path) -> None:
     workload = plan.workload
     if isinstance(workload, str):
         workload = os.path.relpath(base / workload, path.parent)
-    data = msgspec.to_builtins(msgspec.structs.replace(plan, workload=workload))
     try:
-        path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+        path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("-o", f"cannot write {path}: {error.strerror}")]) from None
 

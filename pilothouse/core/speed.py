@@ -18,8 +18,6 @@ from pilothouse.core.units import Micros
 # Ratios of a 32-billion-parameter model on two H100 (published step times, see perf/coefficients.py): only the ratios
 # count, the scale is learned from the first answer on.
 TYPICAL = (14_000.0, 65.0, 0.048, 45.0, 9e-4)  # µs a step, a request, a context token, a prompt token, a token squared
-PREFILL = 3  # where the coefficients of prefill begin
-APART_MIN = 0.01  # of the answers' steps and prefills: less independent, they do not tell two scales
 FADE = 0.99  # weight of what was known, at each answer: a memory of about a hundred answers
 DRAWN = 0.05  # pull towards the typical ratios, in answers, against a hundred remembered
 SWEEPS = 12  # of coordinate descent at each fit; it starts from the last fit
@@ -82,33 +80,18 @@ class Speed:
         self.answers = self.surprises = 0
 
     def _fit(self) -> None:
-        """Minimises the relative error, plus the pull towards the typical ratios at the scales that fit best."""
+        """Minimises the relative error, plus the pull towards the typical ratios at the scale that fits best."""
         gram, moment, theta = self.gram, self.moment, self.theta
-        decode, prefill = _scales(gram, moment)
+        squared = sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in range(5) for j in range(5))
+        scale = sum(t * m for t, m in zip(TYPICAL, moment, strict=True)) / squared if squared > 0 else 1.0
         count = (1 - FADE ** min(self.answers, 1000)) / (1 - FADE)
-        typical = [(decode if i < PREFILL else prefill) * t for i, t in enumerate(TYPICAL)]
+        typical = [scale * t for t in TYPICAL]
         pulls = [DRAWN * count / (t * t) for t in typical]
         for _ in range(SWEEPS):
             for i, (row, pull) in enumerate(zip(gram, pulls, strict=True)):
                 theta[i] = 0.0
                 others = sum(map(mul, row, theta))
                 theta[i] = max(0.0, (moment[i] - others + pull * typical[i]) / (row[i] + pull))
-
-
-def _scales(gram: list[list[float]], moment: list[float]) -> tuple[float, float]:
-    """How many times slower than typical steps are, and prefill is: what computes prompts slowly (a CPU, an old GPU) may
-    well decode fast. With too little to tell the two apart, one scale for both."""
-    parts = range(PREFILL), range(PREFILL, len(TYPICAL))
-    squares = [[sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in a for j in b) for b in parts] for a in parts]
-    y, z = (sum(TYPICAL[i] * moment[i] for i in part) for part in parts)
-    (a, b), (_, c) = squares
-    whole = a + 2 * b + c
-    both = (y + z) / whole if whole > 0 else 1.0
-    determinant = a * c - b * b
-    if determinant <= APART_MIN * a * c or not a * c:
-        return both, both
-    decode, prefill = (y * c - z * b) / determinant, (z * a - y * b) / determinant
-    return (decode, prefill) if decode > 0 and prefill > 0 else (both, both)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ def talking(api: str) -> AsyncOpenAI:
 def run(demo: Coroutine[Any, Any, None]) -> None:
     """To its end, to Ctrl-C, or to what a person should read instead of a traceback."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         asyncio.run(demo)
     except KeyboardInterrupt:
@@ -31,6 +31,12 @@ def run(demo: Coroutine[Any, Any, None]) -> None:
         if (problem := foreseen(error)) is None:
             raise
         sys.exit(f"The demo failed: {problem}")
+
+
+def _terminate(number: int, frame: object) -> None:
+    """As Ctrl-C, once: `timeout` and `make` both send it, and a second one would cut short what the first one ends."""
+    signal.signal(number, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def foreseen(error: BaseException) -> BaseException | None:

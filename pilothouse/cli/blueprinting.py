@@ -1,4 +1,4 @@
-"""blueprint: the deployments that ship as starting points: what each is for, its plans, and whether its promises hold."""
+"""advise blueprint: the deployments that ship as starting points: what each is for, its plans, and whether its promises hold."""
 
 import msgspec
 import typer
@@ -16,7 +16,7 @@ BROKEN = 1  # exit status where a promise does not hold
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What `blueprint` was asked for."""
+    """What `advise blueprint` was asked for."""
 
     name: str  # "" = which there are
     model: str

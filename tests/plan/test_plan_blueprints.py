@@ -137,13 +137,13 @@ def test_layouts_that_a_scenario_has_not_are_refused() -> None:
 
 
 def test_the_command_lists_explains_prints_and_simulates() -> None:
-    assert all(name in runner.invoke(app, ["blueprint"]).output for name in NAMES)
-    shown = runner.invoke(app, ["blueprint", "edge", "--simulate"])
+    assert all(name in runner.invoke(app, ["advise", "blueprint"]).output for name in NAMES)
+    shown = runner.invoke(app, ["advise", "blueprint", "edge", "--simulate"])
     assert shown.exit_code == 0, shown.output
     for words in ("known by:", "mechanisms:", "plan edge: qwen3.6-27b", "p95: TTFT 2 s, TPOT 30 ms", "[Simulated]"):
         assert words in shown.output, words
-    printed = runner.invoke(app, ["blueprint", "grid", "--plan"])
+    printed = runner.invoke(app, ["advise", "blueprint", "grid", "--plan"])
     documents = list(yaml.safe_load_all(printed.output))
     assert [document["name"] for document in documents] == ["grid-small", "grid-large"]
-    wrong = runner.invoke(app, ["blueprint", "cat"])
+    wrong = runner.invoke(app, ["advise", "blueprint", "cat"])
     assert wrong.exit_code == 2 and "'cat' is none of" in wrong.output

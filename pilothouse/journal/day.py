@@ -95,6 +95,12 @@ class Day:
         spans_us = sum(engine.last_report_us - engine.first_report_us for engine in told)
         return Micros(round(spans_us / sum(engine.reported - 1 for engine in told))) if told else Micros(0)
 
+    @property
+    def there(self) -> list[Engine]:
+        """Engines that were there to the last: a gateway that ends in order takes leave of all of them."""
+        last_us = max((ask.end_us or ask.arrived.at_us for ask in self.asks), default=self.first_us)
+        return [engine for engine in self.engines.values() if engine.gone_us is None or engine.gone_us >= last_us]
+
     def take(self, event: AnyEvent, commands: list[AnyCommand]) -> None:
         """The next entry of the journal."""
         self.first_us = self.first_us if self.events else event.at_us

@@ -33,7 +33,7 @@ def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
     ]  # fmt: skip
     counted = [a.done for a in done if a.done is not None and a.done.cached_tokens is not None and a.done.prompt_tokens]
     prompt = sum(d.prompt_tokens or 0 for d in counted)
-    engines = _there(day)
+    engines = day.there
     gone = len(day.engines) - len(engines)
     return Observed(
         source=path.name, label="Measured", is_service=True, seconds=(day.last_us - day.first_us) / SECOND,
@@ -45,12 +45,6 @@ def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
         models=_classes([engine.seen.models for engine in engines]), tenants=tenants,
         notes=[f"in no figure: engines that left, {gone}"] if gone else [],
     )  # fmt: skip
-
-
-def _there(day: Day) -> list[Engine]:
-    """Engines that were there to the last: a gateway that ends in order takes leave of all of them."""
-    last_us = max((ask.end_us or ask.arrived.at_us for ask in day.asks), default=day.first_us)
-    return [engine for engine in day.engines.values() if engine.gone_us is None or engine.gone_us >= last_us]
 
 
 def _policy(day: Day) -> str | None:

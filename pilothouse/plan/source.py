@@ -99,7 +99,8 @@ def _journal(path: Path, served: str) -> Source:
     except ConfigError as error:
         renamed = [Problem("--served-name" if p.where == "--model" else WHERE, p.what) for p in error.problems]
         raise ConfigError(renamed) from None
-    seen = [day.engines[name].seen for name in recorded.serving(day, given.models) if day.engines[name].gone_us is None]
+    serving = recorded.serving(day, given.models)
+    seen = [engine.seen for engine in day.there if engine.seen.endpoint in serving]
     known = all(engine.kv_blocks and engine.block_size for engine in seen)
     return Source(
         path.name,

@@ -18,6 +18,9 @@ from pilothouse.core.units import Micros
 # Ratios of a 32-billion-parameter model on two H100 (published step times, see perf/coefficients.py): only the ratios
 # count, the scale is learned from the first answer on.
 TYPICAL = (14_000.0, 65.0, 0.048, 45.0, 9e-4)  # µs a step, a request, a context token, a prompt token, a token squared
+PREFILL = 3  # where the coefficients of prefill begin
+FAR_APART = 3.0  # times that the scales of prefill and of steps must differ to be two
+APART_MIN = 0.01  # of the answers' steps and prefills: less independent, they do not tell two scales
 FADE = 0.99  # weight of what was known, at each answer: a memory of about a hundred answers
 DRAWN = 0.05  # pull towards the typical ratios, in answers, against a hundred remembered
 SWEEPS = 12  # of coordinate descent at each fit; it starts from the last fit
@@ -38,6 +41,7 @@ class Speed:
     moment: list[float] = field(default_factory=lambda: [0.0] * 5)
     answers: int = 0
     surprises: int = 0  # in a row; above 0 slower, below 0 faster
+    prefill_surprises: int = 0  # the same of answers that are mostly prefill, whatever lies between them
 
     def expected_us(self, features: tuple[float, ...]) -> float:
         a, b, c, p, q = self.theta
@@ -51,10 +55,18 @@ class Speed:
         """
         expected_us = self.expected_us(features)
         ratio = took_us / expected_us
-        self._count_surprise(ratio)
+        prefilled = 2 * self.expected_us((0.0, 0.0, 0.0, *features[PREFILL:])) > expected_us
+        self.surprises = _counted(self.surprises, ratio)
+        if prefilled:
+            self.prefill_surprises = _counted(self.prefill_surprises, ratio)
+        known = bool(self.answers)
         if abs(self.surprises) >= SURPRISES_MAX:
             self._begin_anew()
-        if self.answers:
+            known = False
+        elif abs(self.prefill_surprises) >= SURPRISES_MAX:
+            self._forget_prefill()
+            known = False
+        if known:
             ratio = min(SURPRISE_MAX, max(1 / SURPRISE_MAX, ratio))
             took_us = ratio * expected_us
         weight = 1.0 / (took_us * took_us)
@@ -67,31 +79,55 @@ class Speed:
             self._fit()
         return ratio
 
-    def _count_surprise(self, ratio: float) -> None:
-        if ratio > SURPRISE_MAX:
-            self.surprises = max(0, self.surprises) + 1
-        elif ratio < 1 / SURPRISE_MAX:
-            self.surprises = min(0, self.surprises) - 1
-        else:
-            self.surprises = 0
-
     def _begin_anew(self) -> None:
         self.gram, self.moment = [[0.0] * 5 for _ in range(5)], [0.0] * 5
-        self.answers = self.surprises = 0
+        self.answers = self.surprises = self.prefill_surprises = 0
+
+    def _forget_prefill(self) -> None:
+        """The engine's steps are known, its prefill is another one than was thought."""
+        for i in range(len(TYPICAL)):
+            for j in range(PREFILL, len(TYPICAL)):
+                self.gram[i][j] = self.gram[j][i] = 0.0
+        self.moment[PREFILL:] = [0.0] * (len(TYPICAL) - PREFILL)
+        self.prefill_surprises = 0
 
     def _fit(self) -> None:
-        """Minimises the relative error, plus the pull towards the typical ratios at the scale that fits best."""
+        """Minimises the relative error, plus the pull towards the typical ratios at the scales that fit best."""
         gram, moment, theta = self.gram, self.moment, self.theta
-        squared = sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in range(5) for j in range(5))
-        scale = sum(t * m for t, m in zip(TYPICAL, moment, strict=True)) / squared if squared > 0 else 1.0
+        decode, prefill = _scales(gram, moment)
         count = (1 - FADE ** min(self.answers, 1000)) / (1 - FADE)
-        typical = [scale * t for t in TYPICAL]
+        typical = [(decode if i < PREFILL else prefill) * t for i, t in enumerate(TYPICAL)]
         pulls = [DRAWN * count / (t * t) for t in typical]
         for _ in range(SWEEPS):
             for i, (row, pull) in enumerate(zip(gram, pulls, strict=True)):
                 theta[i] = 0.0
                 others = sum(map(mul, row, theta))
                 theta[i] = max(0.0, (moment[i] - others + pull * typical[i]) / (row[i] + pull))
+
+
+def _counted(surprises: int, ratio: float) -> int:
+    """So many in a row: above 0 slower than expected, below 0 faster."""
+    if ratio > SURPRISE_MAX:
+        return max(0, surprises) + 1
+    return min(0, surprises) - 1 if ratio < 1 / SURPRISE_MAX else 0
+
+
+def _scales(gram: list[list[float]], moment: list[float]) -> tuple[float, float]:
+    """How many times slower than typical steps are, and prefill is: what computes prompts slowly (a CPU, an old GPU) may
+    well decode fast. One scale for both where they are alike, which fewer answers tell, or cannot be told apart."""
+    parts = range(PREFILL), range(PREFILL, len(TYPICAL))
+    squares = [[sum(TYPICAL[i] * TYPICAL[j] * gram[i][j] for i in a for j in b) for b in parts] for a in parts]
+    y, z = (sum(TYPICAL[i] * moment[i] for i in part) for part in parts)
+    (a, b), (_, c) = squares
+    whole = a + 2 * b + c
+    both = (y + z) / whole if whole > 0 else 1.0
+    determinant = a * c - b * b
+    if determinant <= APART_MIN * a * c or not a * c:
+        return both, both
+    decode, prefill = (y * c - z * b) / determinant, (z * a - y * b) / determinant
+    if decode <= 0 or prefill <= 0 or max(decode, prefill) < FAR_APART * min(decode, prefill):
+        return both, both
+    return decode, prefill
 
 
 @dataclass(slots=True)

@@ -115,3 +115,15 @@ def test_the_mean_length_lies_between_the_lengths(answers: list[int]) -> None:
     for tokens in answers:
         lengths.learn("m", tokens)
     assert min(answers) - 1e-6 <= lengths.expected("m") <= max(answers) + 1e-6
+
+
+def test_an_engine_that_decodes_fast_and_prefills_slowly_is_understood() -> None:
+    """As small models on CPUs do: steps of 2 ms, and 240 us for each token of a prompt, which is 40 times the usual ratio."""
+    speed = Speed()
+    prompt, step = (1.5, 6.0, 3000.0, 5000.0, 5000.0**2 / 2), (1.0, 4.0, 2000.0, 0.0, 0.0)
+    for i in range(60):
+        speed.learn(step, 2_000.0)
+        if i % 5 == 0:
+            speed.learn(prompt, 3_000.0 + 5000 * 240)
+    assert 0.8 < speed.expected_us(prompt) / (3_000 + 5000 * 240) < 1.25
+    assert 0.8 < speed.expected_us(step) / 2_000 < 1.25

@@ -225,7 +225,7 @@ def variables(
         wanted |= {"TMPDIR": runtime}  # a killed CPU engine leaves files there
         wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
         wanted |= {"OMP_NUM_THREADS": str(max(1, machine.cores // (len(fleet.engines) * width(user))))}
-        if width(user) > 1:
+        if width(user) > 1 or len(fleet.engines) > 1:  # each process would bind itself to the same core
             wanted |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     else:
         wanted |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that numbers mean what nvidia-smi means by them

@@ -9,7 +9,7 @@ from rich.text import Text
 from pilothouse import build
 from pilothouse.plan.blueprint import NAMES, Blueprint, load, to_plans
 from pilothouse.plan.document import Plan
-from pilothouse.plan.plan_scenario import good_ratio, keeps, to_scenario
+from pilothouse.plan.plan_scenario import keeps, to_scenario
 from pilothouse.report.tables import print_runs
 
 BROKEN = 1  # exit status where a promise does not hold
@@ -81,7 +81,9 @@ def _simulate(plans: list[Plan], seed: int, console: Console) -> None:
         run = build.simulated(ready.scenario, ready.recipe.make(seed, 1.0), plan.policy, 1.0, seed)
         print_runs([run], console)
         kept.append(keeps(plan, run))
-        said = f"{plan.name}: {good_ratio(run):.1%} of the requests meet all objectives; {plan.objective.percentile} % must"
+        said = (
+            f"{plan.name}: {run.good_ratio:.1%} of the requests meet all objectives; {plan.objective.percentile} % must"
+        )
         console.print(Text(f"{said} [{run.label}]", style="green" if kept[-1] else "red"), soft_wrap=True)
     if not all(kept):
         raise typer.Exit(BROKEN)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, field
 
-from pilothouse.config.schema import SECOND, Settings, duration
+from pilothouse.config.schema import SECOND, RoleName, Settings, duration
 from pilothouse.config.speculating import Speculating
 from pilothouse.config.values import Duration
 from pilothouse.policies.profiles import DEFAULT
@@ -67,14 +67,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
     ] = None
     speculation: Annotated[Speculating | None, Meta(description="speculative decoding; default: none")] = None
     start_up: Annotated[Duration, Meta(description="from a start or restart until it serves")] = duration(60 * SECOND)
-    role: Annotated[
-        str,
-        Meta(
-            pattern="^(both|prefill|decode)$",
-            description="prefill: computes prompts for others; decode: serves, with KV from a prefill pool where that "
-            "pays; both: serves alone",
-        ),
-    ] = "both"
+    role: RoleName = "both"
     link: Annotated[Link, Meta(description="of each engine of a prefill or decode pool")] = Link()
     tiers: Annotated[SimulatedTiers, Meta(description="KV below the GPU; default: none")] = SimulatedTiers()
 

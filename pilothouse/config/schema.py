@@ -59,6 +59,16 @@ class Hashing(Settings, frozen=True, kw_only=True):
     seed: Annotated[str | None, Meta(description="PYTHONHASHSEED of the engines, if they set one")] = None
 
 
+RoleName = Annotated[
+    str,
+    Meta(
+        pattern="^(both|prefill|decode)$",
+        description="prefill: computes prompts for others; decode: serves, with KV from a prefill pool where that "
+        "pays; both: serves alone",
+    ),
+]
+
+
 class Connector(Settings, frozen=True, kw_only=True):
     """How engines hand KV to each other: as they were started."""
 
@@ -126,14 +136,7 @@ class Pool(Settings, frozen=True, kw_only=True):
     api_key_env: Annotated[str | None, Meta(description="environment variable that holds the engines' own API key")] = (
         None
     )
-    role: Annotated[
-        str,
-        Meta(
-            pattern="^(both|prefill|decode)$",
-            description="prefill: computes prompts for others; decode: serves, with KV from a prefill pool where that "
-            "pays; both: serves alone",
-        ),
-    ] = "both"
+    role: RoleName = "both"
     connector: Annotated[
         Connector | None, Meta(description="how KV comes from a prefill pool, or goes to a decode pool")
     ] = None

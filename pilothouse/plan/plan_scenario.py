@@ -38,15 +38,9 @@ def to_scenario(plan: Plan, base: Path = Path(), load: float = 1.0, seed: int = 
     return scenario_from_data(data, plan.name, base)
 
 
-def good_ratio(run: Run) -> float:
-    """Share of the requests that met every objective; refused ones did not."""
-    stages = [stage.summary for stage in run.stages]
-    return sum(stage.goodput * stage.seconds for stage in stages) / max(1, sum(stage.requests for stage in stages))
-
-
 def keeps(plan: Plan, run: Run) -> bool:
     """As many requests meet all objectives as the percentile says: more than that each objective holds at it by itself."""
-    return good_ratio(run) >= plan.objective.percentile / 100
+    return run.good_ratio >= plan.objective.percentile / 100
 
 
 def _pool(plan: Plan, pool: PoolPlan, where: str, problems: list[Problem]) -> dict[str, Any]:

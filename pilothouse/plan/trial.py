@@ -80,12 +80,10 @@ def tried(
     done = simulate(scenario, workload)
     run = msgspec.structs.replace(done, name=plan.name, notes=done.notes[:1])  # what goodput is; the rest is said once
     stages = [stage.summary for stage in run.stages]
-    requests = sum(stage.requests for stage in stages)
-    good = sum(stage.goodput * stage.seconds for stage in stages) / max(1, requests)
     last = max(stages, key=lambda stage: stage.requests)
     refused = sum(stage.refused for stage in stages)
     figures = last.ttft.mean, last.ttft.p99, last.tpot.mean, last.itl.p99
-    return Trial(plan, good, *figures, refused, last.label), run
+    return Trial(plan, run.good_ratio, *figures, refused, last.label), run
 
 
 def settled(advice: SplitAdvice, trials: Sequence[Trial]) -> tuple[bool, str]:

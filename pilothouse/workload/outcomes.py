@@ -201,6 +201,13 @@ class Run(msgspec.Struct, frozen=True):
     stages: list[StageRun]
     notes: list[str] = []
 
+    @property
+    def good_ratio(self) -> float:
+        """Share of the requests that met every objective; refused ones did not."""
+        stages = [stage.summary for stage in self.stages]
+        good = sum(stage.goodput * stage.seconds for stage in stages)
+        return good / max(1, sum(stage.requests for stage in stages))
+
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Of ascending values, linear between neighbours; `share` 0..1."""

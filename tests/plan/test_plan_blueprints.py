@@ -15,7 +15,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.plan.blueprint import NAMES, load, parse, to_plans
 from pilothouse.plan.document import Layout, Objective, Plan
-from pilothouse.plan.plan_scenario import good_ratio, keeps, to_scenario
+from pilothouse.plan.plan_scenario import keeps, to_scenario
 from pilothouse.workload.outcomes import Run
 
 PLANS = {plan.name: plan for name in NAMES for plan in to_plans(load(name))}
@@ -31,7 +31,7 @@ def simulated(plan: Plan, load: float = 1.0, requests_max: int = 100_000) -> Run
 def test_every_plan_keeps_what_it_promises(name: str) -> None:
     run = simulated(PLANS[name])
     refused = sum(stage.summary.refused for stage in run.stages)
-    assert refused == 0 and keeps(PLANS[name], run), good_ratio(run)
+    assert refused == 0 and keeps(PLANS[name], run), run.good_ratio
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -1,8 +1,6 @@
 """Whether to split: laws of the estimate, what a trial makes of it, and the command as people use it."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -35,6 +33,7 @@ from pilothouse.policies.profiles import DEFAULT
 from pilothouse.workload.demand import survey
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
+from tests.plan.control import control_address
 from tests.workload.recipes import RECIPES
 
 H100 = machine(Wanted("qwen3-32b", "h100", 2), {"h100_sxm": 2.0})
@@ -219,23 +218,8 @@ DATE = "Sun, 09 Sep 2001 01:47:20 GMT"  # 40 s later
 
 @pytest.fixture
 def gateway() -> Iterator[str]:
-    class Control(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response_only(200)
-            self.send_header("date", DATE)
-            self.end_headers()
-            self.wfile.write(METRICS.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Control)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with control_address({"/metrics": METRICS}, DATE) as address:
+        yield address
 
 
 def test_a_gateway_tells_lengths_rate_and_hits() -> None:

@@ -1,9 +1,7 @@
 """The growth path: laws of the rules, a table of what they say, and what each kind of source tells."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from pilothouse.policies.profiles import PROFILES
 from pilothouse.report.files import Saved, read, save
 from pilothouse.workload.outcomes import Objectives, Run
 from tests.journal.days import conversations, record
+from tests.plan.control import control_address
 
 runner = CliRunner()
 QUIET = Observed(source="s", label="Measured", is_service=True, seconds=BASELINE_S, requests=REQUESTS_MIN)
@@ -245,23 +244,8 @@ STATUS = {"policy": "marginal_cost", "endpoints": [ENGINE, ENGINE]}
 
 @pytest.fixture
 def gateway() -> Iterator[str]:
-    class Control(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response_only(200)
-            self.send_header("date", DATE)
-            self.end_headers()
-            self.wfile.write(json.dumps(STATUS).encode() if self.path == "/status" else METRICS.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Control)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with control_address({"/status": json.dumps(STATUS), "/metrics": METRICS}, DATE) as address:
+        yield address
 
 
 def test_a_running_gateway_is_asked(gateway: str) -> None:

@@ -9,9 +9,9 @@ from pilothouse.cli.later import Later
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
-    from pilothouse.cli import planning
+    from pilothouse.cli import plan_wanted, planning
 else:
-    planning = Later("planning")
+    planning, plan_wanted = Later("planning"), Later("plan_wanted")
 
 
 @exits_with_problems
@@ -46,5 +46,5 @@ def plan(
         "percentile": percentile, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
         "usd_per_hour": usd_per_hour, "term": term,
     }  # fmt: skip
-    wanted, base = planning.read_wanted(file, given)
-    planning.plan(planning.Asked(wanted, base, why, out, as_json, simulate, seed, page))
+    wanted, base = plan_wanted.read_wanted(file, given)
+    planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

@@ -1,0 +1,57 @@
+"""Plans as a table for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pilothouse.plan.document import Plan
+from pilothouse.plan.rehearsal import expected_of
+from pilothouse.plan.search import Found, Question, keeps, titled
+from pilothouse.plan.source import Source
+
+SHOWN = 8  # lines of the table
+
+
+def show(question: Question, found: Found, source: Source, why: bool) -> None:
+    console = Console()
+    if not console.is_terminal:  # in a file or a pipe nobody folds lines at 80 columns
+        console.width = 220
+    asks = question.asks
+    mean = asks.demand
+    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean"
+    lengths = f"{mean.prompt_mean:,.0f} tokens in, {mean.output_mean:,.0f} out in the mean"
+    console.print(Text(f"{question.name}: {source.name}: {said}; {lengths}", style="bold"), soft_wrap=True)
+    if found.plans:
+        console.print(_table(question, found.plans[:SHOWN]))
+        for note in [*found.plans[0].why, *expected_of(found.plans[0]).notes]:
+            console.print(Text(f"1: {note}", style="dim"), soft_wrap=True)
+    if why:
+        for way in found.rejected:
+            console.print(Text(f"not {way.what}: {way.why}"), soft_wrap=True)
+    for note in source.notes:
+        console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
+
+
+def _table(question: Question, plans: Sequence[Plan]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    percentile = question.objective.percentile
+    heads = (
+        "", "fleet", "GPUs", f"TTFT p{percentile}", f"TPOT p{percentile}", "requests/s", "at most", "tokens/s", "KV tokens",
+        "used", "USD/h", "USD/M in", "out", "blended", "bound", "confidence",
+    )  # fmt: skip
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("fleet", "bound", "confidence") else "right")
+    for i, plan in enumerate(plans, 1):
+        found = expected_of(plan)
+        costs = (found.usd_per_hour, found.usd_per_m_input, found.usd_per_m_output, found.usd_per_m)
+        kept = keeps(question.objective, found)
+        table.add_row(
+            str(i), titled(plan.pools), str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
+            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s:.3g}",
+            f"{found.requests_per_s_max:.3g}", f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
+            f"{found.utilisation:.0%}", *(f"{cost:.3g}" if question.price else "?" for cost in costs), found.bound.value,
+            found.confidence.value + ("" if kept else ": misses an objective"), style="" if kept else "yellow",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,77 @@
+"""What `pilothouse plan` is asked: a file's wishes, with those of the command line in their place."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, field
+
+from pilothouse.config.convert import convert
+from pilothouse.config.load import read_yaml
+from pilothouse.config.schema import Settings
+from pilothouse.config.values import Duration
+from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.search import Goal
+
+
+class Wanted(Settings, frozen=True, kw_only=True):
+    """What to plan for, as a file says it; the command line says the same and comes first."""
+
+    model: Annotated[str, Meta(description="a model of the catalogue")] = ""
+    gpu: Annotated[str, Meta(description="a GPU of the catalogue")] = ""
+    gpus: Annotated[int, Meta(ge=0, le=4096, description="GPUs that there are")] = 0
+    gpus_per_node: Annotated[int, Meta(ge=1, le=1024, description="GPUs with fast links to each other")] = 8
+    workload: Annotated[Any, Meta(description="a workload, or the path of its file, of a trace or a journal")] = None
+    rate: Annotated[float | None, Meta(gt=0, description="requests/s in busy times; default: the workload's own")] = (
+        None
+    )
+    ttft: Annotated[Duration | None, Meta(description="time to first token, at `percentile`")] = None
+    tpot: Annotated[Duration | None, Meta(description="time per output token, at `percentile`")] = None
+    percentile: Annotated[int, Meta(ge=50, le=99, description="of the two")] = 95
+    goal: Annotated[str, Meta(description="min-cost, max-goodput or min-gpus")] = Goal.MIN_COST.value
+    precisions: Annotated[list[str], Meta(description="of the weights, that may be chosen")] = field(
+        default_factory=lambda: ["bf16", "fp8"]
+    )
+    kv_precision: Annotated[str, Meta(description="of the KV cache: bf16, fp8, fp4")] = "bf16"
+    prices: Annotated[str, Meta(description="file with prices of one's own")] = ""
+    usd_per_hour: Annotated[float | None, Meta(gt=0, description="of one GPU, in place of any list")] = None
+    term: Annotated[str, Meta(description="on_demand, reserved, spot or owned")] = "on_demand"
+    follows: Annotated[
+        int | None, Meta(ge=0, description="engines follow the load down to so many; default: all run all day")
+    ] = None
+    split: Annotated[bool, Meta(description="look at prefill and decode on engines of their own too")] = True
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What `plan` was asked beside."""
+
+    wanted: Wanted
+    base: Path  # paths of `wanted` are relative to this
+    why: bool = False
+    out: Path | None = None
+    json: bool = False
+    simulate: bool = True
+    seed: int = 1
+    page: Path | None = None
+
+
+def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]:
+    """A file's wishes, with those of the command line in their place. Raises ConfigError."""
+    data: Any = {}
+    if path is not None:
+        try:
+            data = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+    if not isinstance(data, dict):
+        raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
+    said = {name: value for name, value in given.items() if value not in (None, "", [])}
+    base = path.parent if path is not None else Path()
+    if "workload" in said:
+        said["workload"] = os.path.relpath(said["workload"], base)
+    problems: list[Problem] = []
+    wanted = convert(Wanted, data | said, "", problems)
+    if problems or wanted is None:
+        raise ConfigError([Problem(f"{path}: {p.where}" if path else p.where, p.what) for p in problems])
+    return wanted, base

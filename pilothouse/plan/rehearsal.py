@@ -3,7 +3,7 @@
 A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks and stages each have their batch and their KV.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -174,6 +174,7 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     ):
         if simulated and abs(summed / simulated - 1) > TELLING:
             notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {summed * scale:.3g} {unit} by sums")
+    notes += _class_notes(expected.classes, done.classes)
     few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]
     notes += [f"few requests of a class tell little of its percentile: {', '.join(few)}"] if few else []
     classes = {
@@ -194,6 +195,19 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         notes=[*notes, *expected.notes],
     )
     return replace(plan, expected=made)
+
+
+def _class_notes(sums: Mapping[str, ClassExpected], done: Mapping[str, Met]) -> list[str]:
+    off = [
+        f"{name} {figure} {summed / simulated - 1:+.0%}"
+        for name, met in done.items()
+        for figure, summed, simulated in (
+            ("TTFT", sums[name].ttft_s, met.ttft_s),
+            ("TPOT", sums[name].tpot_s, met.tpot_s),
+        )
+        if simulated and abs(summed / simulated - 1) > TELLING
+    ]
+    return [f"sums of single classes are off: {', '.join(off)}"] if off else []
 
 
 def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]:

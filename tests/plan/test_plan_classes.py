@@ -106,7 +106,10 @@ def test_simulation_tells_each_class_and_agrees() -> None:
     sums = expected_of(plan)
     done = confirmed(plan, rehearse(job(plan, MODEL, H100, ASKS, WORK)))
     for name, met in expected_of(done).classes.items():
-        assert met.ttft_s == pytest.approx(sums.classes[name].ttft_s, rel=0.35)
+        said = any(
+            name in note for note in expected_of(done).notes if note.startswith("sums of single classes are off")
+        )
+        assert said or met.ttft_s == pytest.approx(sums.classes[name].ttft_s, rel=0.11)
         assert met.tpot_s == pytest.approx(sums.classes[name].tpot_s, rel=0.2)
     assert expected_of(done).classes["support"].ttft_s < expected_of(done).classes["reports"].ttft_s
 

@@ -63,6 +63,8 @@ def by_clock(workload: Workload, lasts: Lasts) -> Workload:
 
 
 def _by_clock(stage: Stage, lasts: Lasts) -> Stage:
+    if all(planned.after is None for planned in stage.requests):
+        return stage
     requests = [replace(p, arrival_us=Micros(round(at_us)), after=None) for at_us, p in succession(stage, lasts)]
     seconds = (requests[-1].arrival_us - requests[0].arrival_us) / SECOND if requests else 0.0
     return replace(stage, requests=requests, rate=len(requests) / seconds if seconds else 0.0, seconds=seconds)

@@ -27,6 +27,13 @@ def plan(
     ttft: Annotated[str, typer.Option("--ttft-p95", help="most time to first token, e.g. 500ms")] = "",
     tpot: Annotated[str, typer.Option("--tpot-p95", help="most time per output token, e.g. 40ms")] = "",
     percentile: Annotated[int | None, typer.Option(help="of the two limits, in place of 95")] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="limits of one tenant of the workload: support:ttft=300ms,tpot=30ms,percentile=90; repeatable",
+        ),
+    ] = None,
     goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
     precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
@@ -43,7 +50,8 @@ def plan(
     """Which fleet serves this workload within its objectives, what to expect of it, and what it costs."""
     given = {
         "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "rate": rate, "ttft": ttft, "tpot": tpot,
-        "percentile": percentile, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
+        "percentile": percentile, "classes": classes,
+        "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
         "usd_per_hour": usd_per_hour, "term": term,
     }  # fmt: skip
     wanted, base = plan_wanted.read_wanted(file, given)

@@ -47,6 +47,7 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     if problems:
         raise ConfigError(problems)
     source, asks = _asks(asked, model, gpu, precisions)
+    classes = _classes(asked, asks)
     limits = [None if limit is None else limit.seconds for limit in (wanted.ttft, wanted.tpot)]
     return Question(
         name=f"{model.name.rpartition('/')[2]} on {wanted.gpus} x {gpu.name}",
@@ -54,10 +55,25 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
         model_said=model.name if model.name in MODELS else wanted.model,
         gpu_said=gpu.name if gpu.name in GPUS else wanted.gpu, gpus=wanted.gpus,
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
-        workload=wanted.workload, goal=Goal(wanted.goal), price=_price(asked, gpu), precisions=tuple(precisions),
+        classes=classes, workload=wanted.workload, goal=Goal(wanted.goal), price=_price(asked, gpu), precisions=tuple(precisions),
         kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
         follows=wanted.follows,
     ), source  # fmt: skip
+
+
+def _classes(asked: Asked, asks: Asks) -> dict[str, Objective]:
+    wanted, found, problems = asked.wanted, dict[str, Objective](), list[Problem]()
+    for name, own in wanted.classes.items():
+        if name not in asks.classes:
+            there = (
+                f"which has: {', '.join(asks.classes)}" if asks.classes else "which has none: only a mix has tenants"
+            )
+            problems.append(Problem(f"classes.{name}", f"is no tenant of the workload, {there}"))
+        ttft, tpot = (None if limit is None else limit.seconds for limit in (own.ttft, own.tpot))
+        found[name] = Objective(percentile=own.percentile or wanted.percentile, ttft_s=ttft, tpot_s=tpot)
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def _asks(asked: Asked, model: Any, gpu: Any, precisions: Sequence[Precision]) -> tuple[Source, Asks]:

@@ -7,7 +7,8 @@ Three ways, from best to worst, and the answer's label says which it was:
 - `Estimated (prior)`: the model was never measured; physics alone (`priors.py`).
 A file of `pilothouse calibrate`, Measured, is better than all of them.
 
-accuracy   TPOT: 3 % in fit, 7 % leaving a tensor-parallel degree out (`benchmarks/fidelity.py`)
+accuracy   TPOT: 3 % in fit; left out of it, 5 and 8 % (dense, experts) for configurations, 7 and 16 % for whole models
+           (`benchmarks/plan_accuracy.py`, figures `holdout_*`)
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,8 @@ RHO_SOURCE = (
     "rho fitted on one published ladder (llm-d guide: Qwen3-32B, TP 2, H100, vLLM 0.19.1) and taken for all engines "
     "that share prefix blocks"
 )
-ERROR_SCALED = 0.07  # TPOT of published rows, predicted from the model's other tensor-parallel degrees
+ERROR_SCALED = (0.05, 0.08)  # of TPOT, dense and with experts: rows of a configuration that the fit had not seen
+ERROR_PRIOR = (0.07, 0.16)  # the same of a model that the fit had not seen
 TERMS = ("a_us", "b_us", "c_ns", "p_us", "q_ps", "expert_us")
 OTHER_GPU, OTHER_PRECISION = 2.0, 2.0  # in doublings of TP: how far configurations are apart
 PRIOR_WEIGHT = 0.1  # of the prior's own word, a ratio of 1: a neighbour one step farther weighs 1 / e as much
@@ -56,7 +58,9 @@ def lookup(
         return _as_measured(prior, known[apart.index(0.0)])
     if known:
         return _scaled(prior, model, known, apart, by)
-    return msgspec.structs.replace(prior, source=f"{prior.source}; {RHO_SOURCE}")
+    return msgspec.structs.replace(
+        prior, source=f"{prior.source}; {RHO_SOURCE}", error=ERROR_PRIOR[bool(model.experts)]
+    )
 
 
 def _as_measured(prior: StepTime, fitted: Fitted) -> StepTime:
@@ -85,7 +89,7 @@ def _scaled(prior: StepTime, model: Model, known: list[Fitted], apart: list[floa
         **{term: getattr(prior, term) * factor(term) for term in TERMS},
         label="Estimated (scaled)",
         source=f"{prior.source}, scaled as measured for {nearest.name}; {RHO_SOURCE}",
-        error=ERROR_SCALED,
+        error=ERROR_SCALED[bool(model.experts)],
     )
 
 

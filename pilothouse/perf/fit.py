@@ -35,7 +35,12 @@ FLOOR = 0.25
 PRIOR_ERROR = 0.05  # relative error of a row by the prior that is nothing unusual
 CONFIGURATION_ROWS = 10  # that each configuration counts for, however many it has
 CONSTANT_SPREAD = 0.5  # relative error of an expected constant
-CONSTANT_SPREADS = {"attention": 0.05, "attention_blackwell": 0.05, "kv": 0.02, "experts": 0.2}  # rows hardly tell these
+CONSTANT_SPREADS = {
+    "attention": 0.05,
+    "attention_blackwell": 0.05,
+    "kv": 0.02,
+    "experts": 0.2,
+}  # rows hardly tell these
 CONSTANT_ROUNDED = 3  # significant digits
 ROWS_MIN = 3  # fewer tell little beside the prior that they are held to
 ROUNDED = 4  # significant digits of shipped coefficients

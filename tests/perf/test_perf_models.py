@@ -81,7 +81,7 @@ LOOPS = [(isl, osl, n) for isl in (100, 8000) for osl in (200, 1000) for n in (1
 def test_a_fit_finds_the_coefficients_that_made_the_rows() -> None:
     true = msgspec.structs.replace(estimate(QWEN, H100, 2, Precision.BF16), a_us=15_500, b_us=80, c_ns=55, p_us=42)
     found = fit([loop(2, *shape, true) for shape in LOOPS])
-    assert (found.a_us, found.b_us, found.c_ns, found.p_us) == pytest.approx((15_500, 80, 55, 42), rel=0.03)
+    assert (found.a_us, found.b_us, found.c_ns, found.p_us) == pytest.approx((15_500, 80, 55, 42), rel=0.05)
     assert found.error < 0.005
 
 
@@ -100,7 +100,9 @@ def test_other_degrees_of_parallelism_tell_the_one_left_out() -> None:
     every = rows(1) + rows(2) + rows(4) + rows(8)
     out = held_out(every, lambda row: row.tp)
     assert len(out) == len(every) and {of.label for _, of in out} == {"Estimated (scaled)"}
-    assert mean_error([row for row, _ in out], [tpot_us(of, row.isl, row.osl, row.concurrency) for row, of in out]) < 0.03
+    assert (
+        mean_error([row for row, _ in out], [tpot_us(of, row.isl, row.osl, row.concurrency) for row, of in out]) < 0.03
+    )
 
 
 def test_constants_of_physics_are_found_in_rows_that_they_made() -> None:

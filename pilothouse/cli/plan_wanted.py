@@ -12,7 +12,16 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.search import Goal
+
+
+class ClassWanted(Settings, frozen=True, kw_only=True):
+    """What one class of requests, a tenant of the workload's mix, is to meet; what is left out is not asked for."""
+
+    ttft: Annotated[Duration | None, Meta(description="time to first token")] = None
+    tpot: Annotated[Duration | None, Meta(description="time per output token")] = None
+    percentile: Annotated[int | None, Meta(ge=50, le=99, description="of the two; default: the plan's")] = None
 
 
 class Wanted(Settings, frozen=True, kw_only=True):
@@ -23,12 +32,26 @@ class Wanted(Settings, frozen=True, kw_only=True):
     gpus: Annotated[int, Meta(ge=0, le=4096, description="GPUs that there are")] = 0
     gpus_per_node: Annotated[int, Meta(ge=1, le=1024, description="GPUs with fast links to each other")] = 8
     workload: Annotated[Any, Meta(description="a workload, or the path of its file, of a trace or a journal")] = None
+    served_name: Annotated[str, Meta(description="which model of a journal or of Prometheus")] = ""
+    window: Annotated[str, Meta(description="of Prometheus: how long until now")] = WINDOW
+    step: Annotated[str, Meta(description="of Prometheus: time over which a rate is told")] = STEP
+    prompt_tokens: Annotated[str | int, Meta(description="in place of a workload: lengths of prompts")] = ""
+    output_tokens: Annotated[str | int, Meta(description="likewise: lengths of answers")] = ""
+    shared_prefix: Annotated[
+        str | int, Meta(description="likewise: tokens that all prompts begin with, or a share: 40%")
+    ] = ""
+    concurrency: Annotated[int | None, Meta(ge=1, description="likewise: requests under way, in place of a rate")] = (
+        None
+    )
     rate: Annotated[float | None, Meta(gt=0, description="requests/s in busy times; default: the workload's own")] = (
         None
     )
     ttft: Annotated[Duration | None, Meta(description="time to first token, at `percentile`")] = None
     tpot: Annotated[Duration | None, Meta(description="time per output token, at `percentile`")] = None
     percentile: Annotated[int, Meta(ge=50, le=99, description="of the two")] = 95
+    classes: Annotated[dict[str, ClassWanted], Meta(description="objectives of single tenants of the workload")] = (
+        field(default_factory=dict)
+    )
     goal: Annotated[str, Meta(description="min-cost, max-goodput or min-gpus")] = Goal.MIN_COST.value
     precisions: Annotated[list[str], Meta(description="of the weights, that may be chosen")] = field(
         default_factory=lambda: ["bf16", "fp8"]
@@ -68,10 +91,29 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
     base = path.parent if path is not None else Path()
-    if "workload" in said:
+    if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)
     problems: list[Problem] = []
+    if "classes" in said:
+        own = [_class(words, problems) for words in said["classes"]]
+        before = data.get("classes")
+        said["classes"] = (before if isinstance(before, dict) else {}) | dict(own)
     wanted = convert(Wanted, data | said, "", problems)
     if problems or wanted is None:
         raise ConfigError([Problem(f"{path}: {p.where}" if path else p.where, p.what) for p in problems])
     return wanted, base
+
+
+def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
+    """`support:ttft=300ms,tpot=30ms` as a file would say it."""
+    name, _, limits = words.partition(":")
+    found: dict[str, Any] = {}
+    for part in filter(None, limits.split(",")):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        found[key] = int(value) if key == "percentile" and value.isdigit() else value
+        if not equals:
+            problems.append(
+                Problem("--class", f"{words!r} is not of this form: support:ttft=300ms,tpot=30ms,percentile=90")
+            )
+            return name, {}
+    return name.strip(), found

@@ -1,6 +1,8 @@
 """A plan as a YAML file, there and back."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -30,4 +32,31 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_text(plan: Plan) -> str:
-    return yaml.safe_dump(msgspec.to_builtins(plan), sort_keys=False, width=120)
+    return yaml.safe_dump(_said(plan), sort_keys=False, width=120)
+
+
+def moved(workload: Any, base: Path, to: Path) -> Any:
+    """A workload whose paths are relative to `base`, with the same files as seen from `to`."""
+    if isinstance(workload, str):
+        return os.path.relpath(base / workload, to)
+    if not isinstance(workload, dict):
+        return workload
+    made = dict(workload)
+    if isinstance(made.get("file"), str):
+        made["file"] = os.path.relpath(base / made["file"], to)
+    if isinstance(made.get("tenants"), list):
+        tenants = [dict(tenant) for tenant in made["tenants"]]
+        made["tenants"] = [tenant | {"workload": moved(tenant["workload"], base, to)} for tenant in tenants]
+    return made
+
+
+def _said(value: Any) -> Any:
+    """Structs without their empty fields, which are empty by default."""
+    if isinstance(value, msgspec.Struct):
+        names = [name for name in value.__struct_fields__ if getattr(value, name) not in (None, "", [], {})]
+        return {name: _said(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {name: _said(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_said(inner) for inner in value]
+    return msgspec.to_builtins(value)

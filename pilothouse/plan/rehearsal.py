@@ -3,7 +3,7 @@
 A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks and stages each have their batch and their KV.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,12 +19,12 @@ from pilothouse.perf.catalog import Gpu, Model
 from pilothouse.plan.analytic import Fleet as SumFleet
 from pilothouse.plan.analytic import Pool as Sums
 from pilothouse.plan.asks import Asks
-from pilothouse.plan.document import Confidence, Expected, Plan
+from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.engines import engine_of
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Fleet, Pool
-from pilothouse.workload.outcomes import percentile
+from pilothouse.workload.outcomes import Outcome, percentile
 from pilothouse.workload.requests import Stage, Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
@@ -34,6 +34,7 @@ LEAD_MIN = (
 LIVES, LIVES_LEAD = 6, 2.5  # the same, of the requests under way at a time
 WARM_MAX = 1000  # requests of a stage that only warms up
 TPOT_MAX_S = 0.2  # where a fleet cannot keep up
+CLASS_MIN = 100  # requests of one class
 TELLING = 0.1  # sums and simulation may be as far apart before it is said
 
 
@@ -46,6 +47,7 @@ class Job(msgspec.Struct, frozen=True):
     percentile: int
     seed: int
     lead: int  # requests that come before caches and batches are as they stay, and do not count
+    classes: dict[str, Objective] = {}  # by tenant, where one has its own
 
 
 class Rehearsed(msgspec.Struct, frozen=True):
@@ -56,6 +58,15 @@ class Rehearsed(msgspec.Struct, frozen=True):
     tpot_s: float
     output_per_s: float
     hit_ratio: float
+    classes: dict[str, "Met"] = {}
+
+
+class Met(msgspec.Struct, frozen=True):
+    """What one class met, likewise."""
+
+    requests: int
+    ttft_s: float
+    tpot_s: float
 
 
 Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
@@ -69,8 +80,9 @@ def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed
     asked, lead = trimmed(workload, counted, lead)
     load = expected.requests_per_s / asks.rate
     asked = slowed(asked, load) if load < 1 else asked
+    objectives = {name: plan.classes.get(name, plan.objective) for name in expected.classes}
     fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
-    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead, objectives)
 
 
 def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
@@ -126,19 +138,30 @@ def rehearse(job: Job) -> Rehearsed:
     outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
     outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
     outcomes = outcomes[min(job.lead, len(outcomes) // 2) :]
-    served, share = [outcome for outcome in outcomes if not outcome.refused], job.percentile / 100
-    lost = [float("inf")] * (len(outcomes) - len(served))
-    ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
-    tpot = sorted(outcome.tpot_us / SECOND for outcome in served if outcome.output_tokens > 1) + lost
+    served, met = [outcome for outcome in outcomes if not outcome.refused], _met(outcomes, job.percentile)
+    classes = {
+        name: _met([outcome for outcome in outcomes if outcome.tenant == name], objective.percentile)
+        for name, objective in job.classes.items()
+    }
     seconds = (max(o.sent_us for o in outcomes) - min(o.sent_us for o in outcomes)) / SECOND if outcomes else 0.0
     prompts = sum(outcome.prompt_tokens for outcome in served)
     return Rehearsed(
         len(outcomes),
-        percentile(ttft, share) if ttft else 0.0,
-        percentile(tpot, share) if tpot else 0.0,
+        met.ttft_s,
+        met.tpot_s,
         sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
         sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
+        classes,
     )
+
+
+def _met(outcomes: Sequence[Outcome], percent: int) -> Met:
+    served = [outcome for outcome in outcomes if not outcome.refused]
+    lost = [float("inf")] * (len(outcomes) - len(served))
+    ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
+    tpot = sorted(outcome.tpot_us / SECOND for outcome in served if outcome.output_tokens > 1) + lost
+    first, pace = (percentile(values, percent / 100) if values else 0.0 for values in (ttft, tpot))
+    return Met(len(outcomes), first, pace)
 
 
 def confirmed(plan: Plan, done: Rehearsed) -> Plan:
@@ -151,8 +174,20 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     ):
         if simulated and abs(summed / simulated - 1) > TELLING:
             notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {summed * scale:.3g} {unit} by sums")
+    notes += _class_notes(expected.classes, done.classes)
+    few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]
+    notes += [f"few requests of a class tell little of its percentile: {', '.join(few)}"] if few else []
+    classes = {
+        name: ClassExpected.under(
+            plan.classes.get(name, plan.objective), expected.classes[name].requests_per_s, met.ttft_s, met.tpot_s
+        )
+        if met.requests
+        else expected.classes[name]
+        for name, met in done.classes.items()
+    }
     made = replace(
         expected,
+        classes=classes,
         ttft_s=done.ttft_s,
         tpot_s=done.tpot_s,
         output_per_s=done.output_per_s,
@@ -160,6 +195,19 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         notes=[*notes, *expected.notes],
     )
     return replace(plan, expected=made)
+
+
+def _class_notes(sums: Mapping[str, ClassExpected], done: Mapping[str, Met]) -> list[str]:
+    off = [
+        f"{name} {figure} {summed / simulated - 1:+.0%}"
+        for name, met in done.items()
+        for figure, summed, simulated in (
+            ("TTFT", sums[name].ttft_s, met.ttft_s),
+            ("TPOT", sums[name].tpot_s, met.tpot_s),
+        )
+        if simulated and abs(summed / simulated - 1) > TELLING
+    ]
+    return [f"sums of single classes are off: {', '.join(off)}"] if off else []
 
 
 def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]:

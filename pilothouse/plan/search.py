@@ -16,7 +16,7 @@ from pilothouse.perf.catalog import Gpu, Model, Precision
 from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks
 from pilothouse.plan.costs import bill, paid_share
-from pilothouse.plan.document import Bound, Confidence, Expected, Objective, Plan, PoolPlan
+from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import Engine, engine_of, unmeasured
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
 from pilothouse.plan.prices import Price
@@ -51,6 +51,7 @@ class Question(Struct, frozen=True, kw_only=True):
     gpu_said: str = ""
     asks: Asks
     objective: Objective
+    classes: dict[str, Objective] = {}  # of those that have one of their own
     workload: Any  # as a plan has it
     goal: Goal = Goal.MIN_COST
     price: Price | None = None  # None = unknown: GPUs are counted
@@ -59,6 +60,11 @@ class Question(Struct, frozen=True, kw_only=True):
     gpus_per_node: int = 8
     split: bool = True  # prefill and decode on engines of their own are looked at
     follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
+
+    @property
+    def by_class(self) -> dict[str, Objective]:
+        """Of all classes that there are, if one has an objective of its own; else none."""
+        return {name: self.classes.get(name, self.objective) for name in self.asks.classes} if self.classes else {}
 
     @property
     def limits_us(self) -> tuple[float, float]:
@@ -125,9 +131,10 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
 
 
 def keeps(objective: Objective, expected: Expected) -> bool:
-    """Whether both objectives hold."""
-    pairs = (objective.ttft_s, expected.ttft_s), (objective.tpot_s, expected.tpot_s)
-    return all(limit is None or value <= limit for limit, value in pairs)
+    """Whether both objectives hold; where classes have their own, those of every class."""
+    if expected.classes:
+        return all(met.keeps for met in expected.classes.values())
+    return objective.holds(expected.ttft_s, expected.tpot_s)
 
 
 def titled(pools: list[PoolPlan]) -> str:
@@ -144,10 +151,9 @@ def _candidates(question: Question) -> Iterator[Candidate]:
     per_node, seen = question.gpus_per_node, list[str]()
     whole = question.gpus if question.gpus <= per_node else question.gpus - question.gpus % per_node
     parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
-    asks = question.asks
+    asks, (prompt, ttft_s, tpot_s) = question.asks, _strictest(question)
     needs = Needs(
-        prompt_tokens=asks.prompts[-1], context_tokens=asks.longest, ttft_s=question.objective.ttft_s,
-        tpot_s=question.objective.tpot_s, kv_precision=question.kv_precision,
+        prompt_tokens=prompt, context_tokens=asks.longest, ttft_s=ttft_s, tpot_s=tpot_s, kv_precision=question.kv_precision,
     )  # fmt: skip
     for gpus in (whole, *parts):
         nodes = max(1, gpus // per_node)
@@ -157,6 +163,15 @@ def _candidates(question: Question) -> Iterator[Candidate]:
                 yield found
             if found.kept:
                 seen.append(key)
+
+
+def _strictest(question: Question) -> tuple[int, float | None, float | None]:
+    """A long prompt and the TTFT that is asked for it, of the class with least time for a token; the least TPOT asked for."""
+    asks = question.asks
+    found = [(asks.classes[name].prompts[-1], objective) for name, objective in question.by_class.items()]
+    found = found or [(asks.prompts[-1], question.objective)]
+    prompt, first = min(found, key=lambda at: INFINITE if at[1].ttft_s is None else at[1].ttft_s / at[0])
+    return prompt, first.ttft_s, min((each.tpot_s for _, each in found if each.tpot_s is not None), default=None)
 
 
 def _way(question: Question, candidate: Candidate) -> _Way:
@@ -232,28 +247,41 @@ def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
 def _why_not(question: Question, fleet: Fleet) -> str:
     """Why the objectives break at the rate that is planned for; "" = they hold."""
     rate, percentile = question.asks.rate, question.objective.percentile
-    load = load_at(fleet, question.asks, rate, percentile)
+    load = load_at(fleet, question.asks, rate, percentile, classes=question.by_class)
     if load.breaks is not None:
         return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
-    ttft_us, tpot_us = question.limits_us
-    if load.ttft_us > ttft_us:
-        return f"TTFT p{percentile} {load.ttft_us / 1e6:.3g} s of {ttft_us / 1e6:g} s"
-    if load.tpot_us > tpot_us:
-        return f"TPOT p{percentile} {load.tpot_us / 1e3:.3g} ms of {tpot_us / 1e3:g} ms"
+    if question.by_class:
+        told = (
+            _missed(objective, load.classes[name].ttft_us, load.classes[name].tpot_us, f"{name}: ")
+            for name, objective in question.by_class.items()
+        )
+        return next(filter(None, told), "")
+    return _missed(question.objective, load.ttft_us, load.tpot_us)
+
+
+def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "") -> str:
+    """Which limit breaks; "" = none."""
+    percentile = objective.percentile
+    if objective.ttft_s is not None and ttft_us > objective.ttft_s * 1e6:
+        return f"{whose}TTFT p{percentile} {ttft_us / 1e6:.3g} s of {objective.ttft_s:g} s"
+    if objective.tpot_s is not None and tpot_us > objective.tpot_s * 1e6:
+        return f"{whose}TPOT p{percentile} {tpot_us / 1e3:.3g} ms of {objective.tpot_s * 1e3:g} ms"
     return ""
 
 
 def _plan(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet) -> Plan:
     asks, percentile = question.asks, question.objective.percentile
-    rate, load = asks.rate, load_at(fleet, asks, asks.rate, percentile)
-    highest, bound = rate_max(fleet, asks, percentile, question.limits_us, load.hit_ratio)
+    rate, classes = asks.rate, question.by_class
+    load = load_at(fleet, asks, asks.rate, percentile, classes=classes)
+    highest, bound = rate_max(fleet, asks, percentile, question.limits_us, load.hit_ratio, classes)
     if highest < rate:  # all there is does not serve all: what it can serve
-        rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio)
+        rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio, classes)
     return Plan(
         name=question.name,
         model=question.model_said or question.model.name,
         pools=pools,
         objective=question.objective,
+        classes=question.classes,
         workload=question.workload,
         expected=_expected(question, way, pools, fleet, _State(load, rate, highest, bound)),
         why=[way.candidate.reason],
@@ -296,6 +324,12 @@ def _expected(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet
         usd_per_m=priced.usd_per_m,
         confidence=Confidence.ESTIMATED,
         notes=_notes(question, way, load, paid),
+        classes={
+            name: ClassExpected.under(
+                question.by_class[name], state.rate * asks.classes[name].share, at.ttft_us / 1e6, at.tpot_us / 1e6
+            )
+            for name, at in load.classes.items()
+        },
     )
 
 

@@ -30,8 +30,10 @@ def size(
     utilisation: Annotated[float, typer.Option(min=0.05, max=1.0, help="the engine's share of GPU memory")] = 0.9,
     max_num_seqs: Annotated[int | None, typer.Option(min=1, help="the engine's limit; default: its own")] = None,
     kv_gb: Annotated[float | None, typer.Option(min=0, help="space for KV instead of what is left [1e9 B]")] = None,
-    prompt: Annotated[str, typer.Option(help="lengths of prompts: mean, or mean:p99:longest [tokens]")] = "",
-    output: Annotated[str, typer.Option(help="lengths of answers: mean, or mean:p99:longest [tokens]")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="lengths of prompts: 800, mean=800,p99=3000, 800:3000:16000, 200-1400 [tokens]")
+    ] = "",
+    output: Annotated[str, typer.Option(help="lengths of answers, likewise [tokens]")] = "",
     workload: Annotated[str, typer.Option(help="lengths out of a workload file, a trace or a journal instead")] = "",
     shared: Annotated[int, typer.Option(min=0, help="of each prompt, common to all and kept once [tokens]")] = 0,
     overflow: Annotated[str, typer.Option(help="how often KV space may not do for the sequences that run")] = "1%",

@@ -19,7 +19,7 @@ from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
 from pilothouse.plan.varied import Varied, varied
-from pilothouse.workload.lengths import Length, Lognormal
+from pilothouse.workload.lengths import Length
 
 Found = TypeVar("Found")
 NAME_WIDTH = 22
@@ -203,13 +203,10 @@ def _contexts(text: str) -> list[int]:
 
 
 def _length(where: str, text: str) -> Length:
-    parts = text.replace(",", "").split(":")
-    if not text or len(parts) not in (1, 3) or not all(part.isdigit() and int(part) for part in parts):
-        raise _wrong(where, f"{text!r} is neither a mean nor mean:p99:longest, such as 800 or 800:3000:16000")
-    if len(parts) == 1:
-        return int(parts[0])
+    from pilothouse.plan.described import parsed
+
     try:
-        return Lognormal(mean=int(parts[0]), p99=int(parts[1]), most=int(parts[2]))
+        return parsed(text)[0]
     except ValueError as error:
         raise _wrong(where, str(error)) from None
 

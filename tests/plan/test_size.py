@@ -148,7 +148,7 @@ def test_the_name_of_a_checkpoint_tells_its_precision() -> None:
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "3"], "64 attention heads do not divide by TP=3"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "2", "--dcp", "2"], "TP=2 keeps 1 of each"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--dp", "2"], "--dp: ranks of one engine share experts"),
-        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: '' is neither"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: '' is not of the form"),
         (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8:9:1", "--output", "9"], "--prompt: least, mean"),
         (
             ["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8", "--output", "9", "--overflow", "x"],

@@ -7,8 +7,9 @@ from pilothouse.perf.catalog import precision_named
 from pilothouse.plan.analytic import load_at
 from pilothouse.plan.document import Plan
 from pilothouse.plan.memory import held
-from pilothouse.plan.rehearsal import expected_of, sums_of
+from pilothouse.plan.promise import expected_of, fleets_of
 from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.simulated import engines_of
 from pilothouse.report.chart_page import write_charts
 from pilothouse.report.charts import Figure, axis, plain, rounded
 
@@ -80,10 +81,8 @@ def latency(question: Question, plans: Sequence[Plan], figure: str, scale: float
     asks, objective = question.asks, question.objective
     data = []
     for plan in plans:
-        highest, fleet = (
-            expected_of(plan).requests_per_s_max,
-            sums_of(plan, question.model, question.gpu, asks.demand.context_mean),
-        )
+        highest = expected_of(plan).requests_per_s_max
+        fleet = fleets_of(plan, engines_of(plan, question.hardware, asks.demand.context_mean))[0]
         rates = [share * highest for share in LOADS] + [highest]
         values = [getattr(load_at(fleet, asks, rate, objective.percentile), figure) / scale for rate in rates]
         data.append(

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pilothouse.plan.document import Plan
-from pilothouse.plan.rehearsal import expected_of
-from pilothouse.plan.search import Found, Question, keeps, titled
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.search import Found, Question, titled
 from pilothouse.plan.source import Source
 
 SHOWN = 8  # lines of the table

@@ -19,8 +19,9 @@ from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import plan_text
-from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, expected_of, job, rehearse
-from pilothouse.plan.search import Found, Question, keeps, rank, search
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
+from pilothouse.plan.search import Found, Question, rank, search
 from pilothouse.workload.requests import Workload
 
 TRIED = 4  # plans that are simulated at a time: the best by sums
@@ -63,7 +64,7 @@ def _simulated(question: Question, found: Found, workload: Workload, asked: Aske
         batch, plans = plans[:TRIED], plans[TRIED:]
         if not batch:
             break
-        jobs = [job(p, question.model, question.gpu, question.asks, workload, asked.seed) for p in batch]
+        jobs = [job(p, question.hardware, question.asks, workload, asked.seed) for p in batch]
         done += [confirmed(p, did) for p, did in zip(batch, _rehearsed(jobs, console), strict=True)]
         if any(keeps(question.objective, expected_of(p)) for p in done):
             break

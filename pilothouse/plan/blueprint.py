@@ -5,15 +5,18 @@ plan is sized, priced and simulated by itself.
 """
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, structs
 
 from pilothouse.config.convert import convert
 from pilothouse.config.load import read_yaml
+from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.perf.memory import SEQUENCE_TOKENS
 from pilothouse.plan.document import Objective, Plan
-from pilothouse.plan.plan_scenario import to_scenario
+from pilothouse.plan.simulated import engines_of, hardware_of
 
 NAMES = ("chat", "rag", "batch", "grid", "hybrid", "edge")
 
@@ -79,7 +82,7 @@ def to_plans(
             why=[blueprint.topology.strip(), *(f"{what}: {why}" for what, why in blueprint.mechanisms.items())],
         )
         if own:
-            to_scenario(made)  # it must fit
+            engines_of(made, hardware_of(made), SEQUENCE_TOKENS)  # it must fit
         plans.append(made)
     return plans
 
@@ -99,7 +102,8 @@ def _plan(plan: Plan, where: str, blueprint: Blueprint) -> list[Problem]:
     if plan.objective.ttft_s is None and plan.objective.tpot_s is None:
         problems.append(Problem(f"{where}.objective", "asks for nothing: give ttft_s, tpot_s or both"))
     try:
-        to_scenario(plan)
+        engines_of(plan, hardware_of(plan), SEQUENCE_TOKENS)
+        read_workload(plan.workload, Path())
     except ConfigError as error:
         problems += [Problem(f"{where}: {problem.where}", problem.what) for problem in error.problems]
     return problems

@@ -1,30 +1,26 @@
-"""A plan tried in the simulator: the dispatcher that will be deployed, on engines as the plan has them.
+"""A plan tried in the simulator, at the rate that it promises to serve: the busiest time of its workload, at that rate.
 
-A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks and stages each have their batch and their KV.
+A workload need not be as busy for as long as percentiles take to be told: so the time between its requests is drawn out or
+pressed together until they come as often as the plan says, all the time. What each asks, and shares with others, stays.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from pilothouse.build import ENGINES_TAKE, played
-from pilothouse.config.scenario import Lateness, Link
+from pilothouse.build import ENGINES_TAKE, Setting, played, ran
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
-from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND, Micros
-from pilothouse.perf.catalog import Gpu, Model
-from pilothouse.plan.analytic import Fleet as SumFleet
-from pilothouse.plan.analytic import Pool as Sums
-from pilothouse.plan.asks import Asks
-from pilothouse.plan.document import Confidence, Expected, Plan
-from pilothouse.plan.engines import engine_of
-from pilothouse.sim.delays import Delays
-from pilothouse.sim.engine import EngineSpec
-from pilothouse.sim.world import Fleet, Pool
-from pilothouse.workload.outcomes import percentile
+from pilothouse.plan.asks import CELL_REQUESTS, Asks
+from pilothouse.plan.document import Confidence, Objective, Plan
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.simulated import Hardware, fleet_of
+from pilothouse.sim.world import Fleet, settle
+from pilothouse.workload.outcomes import Objectives, Run, percentile
 from pilothouse.workload.requests import Stage, Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
@@ -61,71 +57,25 @@ class Rehearsed(msgspec.Struct, frozen=True):
 Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
 
 
-def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
-    """As `pilothouse sim` takes a fleet of which nothing else is said. The workload is one by the clock."""
+def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: int = 1, load: float = 1.0) -> Job:
+    """`workload`: one by the clock. `load`: of the rate that the plan promises to serve."""
     expected = expected_of(plan)
-    under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
+    rate = expected.requests_per_s * load
+    under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
     asked, lead = trimmed(workload, counted, lead)
-    load = expected.requests_per_s / asks.rate
-    asked = slowed(asked, load) if load < 1 else asked
-    fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
+    if asks.rate:  # else all are there at once
+        asked = paced(asked, lead, rate)
+    fleet = fleet_of(plan, hardware, asks.demand.context_mean, asked.block_size)
     return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead)
-
-
-def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
-    """The plan's engines as `analytic.py` has them. `context`: mean length of a sequence [tokens]."""
-    made = {pool.role: Sums(engine_of(pool, model, gpu, context), pool.replicas) for pool in plan.pools}
-    return SumFleet(made.get(Role.BOTH) or made[Role.DECODE], made.get(Role.PREFILL))
-
-
-def fleet_of(fleet: SumFleet, block_size: int, exchange: str) -> Fleet:
-    """The same engines for the simulator. `exchange`: what both ends of a transfer have alike."""
-    late = Lateness()
-    delays = Delays(
-        network_us=late.network.us,
-        kv_event_us=late.kv_events.us,
-        scrape_us=late.scrape_every.us,
-        scraped_us=late.scraped.us,
-        tokenise_us=late.tokenise.us,
-    )
-    if fleet.prefill is None:
-        return Fleet([_pool(fleet.serving, Role.BOTH, block_size, exchange)], delays)
-    pair = (fleet.prefill, Role.PREFILL), (fleet.serving, Role.DECODE)
-    return Fleet([_pool(pool, role, block_size, exchange) for pool, role in pair], delays)
-
-
-def _pool(pool: Sums, role: Role, block_size: int, exchange: str) -> Pool:
-    engine, link = pool.engine, Link()
-    spec = EngineSpec(
-        engine.step_time,
-        max(1, engine.kv_tokens // block_size),
-        block_size,
-        engine.batched_tokens,
-        min(engine.sequences, engine.batched_tokens),
-        steps_ahead=1,
-    )
-    made = Pool("engines" if role is Role.BOTH else role.value, pool.lanes, spec, exact=True)
-    if role is Role.BOTH:
-        return made
-    return replace(
-        made,
-        role=role,
-        connector="nixl",
-        exchange=exchange,
-        kv_token_bytes=int(engine.token_bytes),
-        link_bytes_per_us=link.gb_per_s * 1e3,
-        link_latency_us=link.latency.us,
-    )
 
 
 def rehearse(job: Job) -> Rehearsed:
     """In this process."""
     rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
-    outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
-    outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
-    outcomes = outcomes[min(job.lead, len(outcomes) // 2) :]
+    reported = [result for result in driver.results if result.stage.reported]
+    outcomes = [outcome for result in reported for outcome in settle(result, job.lead)]
     served, share = [outcome for outcome in outcomes if not outcome.refused], job.percentile / 100
     lost = [float("inf")] * (len(outcomes) - len(served))
     ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
@@ -187,16 +137,28 @@ def _busiest(times: Sequence[int], counted: int, lead: int) -> tuple[int, float]
     return first, (times[first + counted - 1] - times[first]) / counted
 
 
-def slowed(workload: Workload, load: float) -> Workload:
-    """The same requests at so much of their rate."""
+def paced(workload: Workload, lead: int, rate: float) -> Workload:
+    """The same requests at a rate that stays: each `CELL_REQUESTS` of them, those that lead and those that count, take as
+    long as so many take at `rate`. Within them, they come as they did."""
 
-    def stretched(stage: Stage) -> Stage:
-        later = [replace(p, arrival_us=Micros(round(p.arrival_us / load))) for p in stage.requests]
-        return replace(stage, requests=later, rate=stage.rate * load, seconds=stage.seconds / load)
+    def at_rate(stage: Stage) -> Stage:
+        if not stage.reported or not stage.requests:
+            return stage
+        times = [planned.arrival_us for planned in stage.requests]
+        ends = [*_parts(0, lead), *_parts(lead, len(times) - 1), len(times) - 1]
+        now, slow = list[float](), [0.0]
+        for first, last in pairwise(ends):
+            took, takes = times[last] - times[first], (last - first) / rate * SECOND
+            now += [slow[-1] + (times[i] - times[first]) * (takes / took if took else 0.0) for i in range(first, last)]
+            slow.append(slow[-1] + takes)
+        now.append(slow[-1])
+        later = [replace(p, arrival_us=Micros(round(at))) for p, at in zip(stage.requests, now, strict=True)]
+        return replace(stage, requests=later, rate=rate, seconds=slow[-1] / SECOND)
 
-    return replace(workload, stages=[stretched(stage) for stage in workload.stages])
+    return replace(workload, stages=[at_rate(stage) for stage in workload.stages])
 
 
-def expected_of(plan: Plan) -> Expected:
-    assert plan.expected is not None
-    return plan.expected
+def _parts(first: int, last: int) -> list[int]:
+    """Where equal parts of about `CELL_REQUESTS` begin."""
+    count = max(1, round((last - first) / CELL_REQUESTS))
+    return [first + (last - first) * i // count for i in range(count)] if last > first else []

@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import Gpu, Model, Precision
-from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
+from pilothouse.plan.analytic import Fleet, Pool, load_at
 from pilothouse.plan.asks import Asks
-from pilothouse.plan.costs import bill, paid_share
-from pilothouse.plan.document import Bound, Confidence, Expected, Objective, Plan, PoolPlan
-from pilothouse.plan.engines import Engine, engine_of, unmeasured
+from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
+from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
 from pilothouse.plan.prices import Price
+from pilothouse.plan.promise import Terms, expected_of, keeps, limits_us, promised
+from pilothouse.plan.simulated import Hardware
 
-INFINITE = float("inf")
 CONNECTOR = "nixl"
 SPLITS = 7  # shares of prefill engines that are tried where all GPUs are used
 RAN_OUT = {
@@ -61,10 +61,12 @@ class Question(Struct, frozen=True, kw_only=True):
     follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
 
     @property
-    def limits_us(self) -> tuple[float, float]:
-        limits = self.objective.ttft_s, self.objective.tpot_s
-        ttft, tpot = (INFINITE if limit is None else limit * 1e6 for limit in limits)
-        return ttft, tpot
+    def hardware(self) -> Hardware:
+        return Hardware(self.model, {self.gpu_said or self.gpu.name: self.gpu})
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.asks, {self.gpu_said or self.gpu.name: self.price}, self.follows)
 
 
 class Rejected(Struct, frozen=True):
@@ -107,14 +109,13 @@ def search(question: Question) -> Found:
                 if why_not:
                     rejected.append(Rejected(titled(pools), why_not, tried=True))
                 else:
-                    plans.append(_plan(question, way, pools, fleet))
+                    plans.append(_plan(question, way, pools))
     return Found(sorted(plans, key=lambda plan: rank(question, plan)), rejected)
 
 
 def rank(question: Question, plan: Plan) -> tuple[float, ...]:
     """Least is best. Of equals, the simpler one; of those, the one with more to spare."""
-    expected = plan.expected
-    assert expected is not None
+    expected = expected_of(plan)
     cost = expected.usd_per_hour or float(plan.gpus)
     first = {
         Goal.MIN_COST: cost,
@@ -122,12 +123,6 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
         Goal.MAX_GOODPUT: -expected.requests_per_s_max,
     }[question.goal]
     return not keeps(question.objective, expected), round(first, 6), len(plan.pools), -expected.requests_per_s_max, cost
-
-
-def keeps(objective: Objective, expected: Expected) -> bool:
-    """Whether both objectives hold."""
-    pairs = (objective.ttft_s, expected.ttft_s), (objective.tpot_s, expected.tpot_s)
-    return all(limit is None or value <= limit for limit, value in pairs)
 
 
 def titled(pools: list[PoolPlan]) -> str:
@@ -235,7 +230,7 @@ def _why_not(question: Question, fleet: Fleet) -> str:
     load = load_at(fleet, question.asks, rate, percentile)
     if load.breaks is not None:
         return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
-    ttft_us, tpot_us = question.limits_us
+    ttft_us, tpot_us = limits_us(question.objective)
     if load.ttft_us > ttft_us:
         return f"TTFT p{percentile} {load.ttft_us / 1e6:.3g} s of {ttft_us / 1e6:g} s"
     if load.tpot_us > tpot_us:
@@ -243,73 +238,13 @@ def _why_not(question: Question, fleet: Fleet) -> str:
     return ""
 
 
-def _plan(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet) -> Plan:
-    asks, percentile = question.asks, question.objective.percentile
-    rate, load = asks.rate, load_at(fleet, asks, asks.rate, percentile)
-    highest, bound = rate_max(fleet, asks, percentile, question.limits_us, load.hit_ratio)
-    if highest < rate:  # all there is does not serve all: what it can serve
-        rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio)
-    return Plan(
+def _plan(question: Question, way: _Way, pools: list[PoolPlan]) -> Plan:
+    plan = Plan(
         name=question.name,
         model=question.model_said or question.model.name,
         pools=pools,
         objective=question.objective,
         workload=question.workload,
-        expected=_expected(question, way, pools, fleet, _State(load, rate, highest, bound)),
         why=[way.candidate.reason],
     )
-
-
-class _State(Struct, frozen=True):
-    """How a fleet does at the rate that it serves, and the highest."""
-
-    load: Load
-    rate: float
-    highest: float
-    bound: Bound
-
-
-def _expected(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet, state: _State) -> Expected:
-    load, highest = state.load, state.highest
-    asks, engine, gpus = question.asks, way.engine, sum(pool.replicas * pool.layout.gpus for pool in pools)
-    usd_h, shares = gpus * question.price.usd_h if question.price else 0.0, [1.0]
-    if question.follows is not None:
-        shares = [paid_share(asks, pool.replicas, highest, question.follows) for pool in pools]
-    paid = sum(s * p.replicas * p.layout.gpus for s, p in zip(shares * len(pools), pools, strict=False)) / gpus
-    by_pool = pools[0].replicas * pools[0].layout.gpus / gpus  # of a prefill pool
-    priced = bill(usd_h * paid, asks, state.rate / asks.rate, load.prefill_cost if fleet.prefill is None else by_pool)
-    caches = [pool for pool in (fleet.serving, fleet.prefill) if pool is not None]
-    return Expected(
-        ttft_s=load.ttft_us / 1e6,
-        tpot_s=load.tpot_us / 1e6,
-        ttft_band=engine.ttft_band,
-        tpot_band=engine.tpot_band,
-        output_per_s=state.rate * asks.demand.output_mean,
-        requests_per_s=state.rate,
-        requests_per_s_max=highest,
-        kv_tokens=sum(pool.lanes * pool.engine.kv_tokens for pool in caches),
-        utilisation=min(1.0, state.rate / highest) if highest else 1.0,
-        bound=state.bound,
-        usd_per_hour=priced.usd_per_hour,
-        usd_per_m_input=priced.usd_per_m_input,
-        usd_per_m_output=priced.usd_per_m_output,
-        usd_per_m=priced.usd_per_m,
-        confidence=Confidence.ESTIMATED,
-        notes=_notes(question, way, load, paid),
-    )
-
-
-def _notes(question: Question, way: _Way, load: Load, paid: float) -> list[str]:
-    price = (
-        "no price known: costs are left out"
-        if question.price is None
-        else f"{question.price.usd_h:.3g} USD/h a GPU: {question.price.said}"
-    )
-    guessed = unmeasured(way.pool.layout)
-    return [
-        f"step times {way.engine.step_time.label}: {way.engine.step_time.source}",
-        *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
-        f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",
-        price,
-        *([f"engines follow the load: {paid:.0%} of the GPUs are paid for in the mean"] if paid < 1 else []),
-    ]
+    return promised(plan, question.hardware, question.terms, capped=True)

@@ -95,9 +95,7 @@ def replayed_dispatcher(header: Header, snapshot: bytes) -> Dispatcher:
 def explaining_dispatcher(header: Header, snapshot: bytes) -> Dispatcher:
     """As `replayed_dispatcher`, with receipts that list every candidate."""
     everyone = 1 << 30
-    return replayed_dispatcher(
-        replace(header, settings=header.settings | {"why_max": everyone}), snapshot
-    )
+    return replayed_dispatcher(replace(header, settings=header.settings | {"why_max": everyone}), snapshot)
 
 
 def simulate(

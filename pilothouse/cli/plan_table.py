@@ -20,11 +20,13 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
         console.width = 220
     asks = question.asks
     mean = asks.demand
-    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean"
+    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean" if asks.rate else "all at once"
     lengths = f"{mean.prompt_mean:,.0f} tokens in, {mean.output_mean:,.0f} out in the mean"
     console.print(Text(f"{question.name}: {source.name}: {said}; {lengths}", style="bold"), soft_wrap=True)
     if found.plans:
         console.print(_table(question, found.plans[:SHOWN]))
+        if question.by_class:
+            console.print(_classes(question, found.plans[:SHOWN]))
         for note in [*found.plans[0].why, *expected_of(found.plans[0]).notes]:
             console.print(Text(f"1: {note}", style="dim"), soft_wrap=True)
     if why:
@@ -32,6 +34,22 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
             console.print(Text(f"not {way.what}: {way.why}"), soft_wrap=True)
     for note in source.notes:
         console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
+
+
+def _classes(question: Question, plans: Sequence[Plan]) -> Table:
+    """What each class meets of what is asked for it; a row for each plan."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("", justify="right")
+    for name, objective in question.by_class.items():
+        limits = (("TTFT", objective.ttft_s, 1, "s"), ("TPOT", objective.tpot_s, 1e3, "ms"))
+        asked = [f"{word} {limit * scale:g} {unit}" for word, limit, scale, unit in limits if limit is not None]
+        table.add_column(f"{name} p{objective.percentile}: {' and '.join(asked) or 'nothing asked'}")
+    for i, plan in enumerate(plans, 1):
+        met = [expected_of(plan).classes[name] for name in question.by_class]
+        table.add_row(
+            str(i), *(Text(f"{m.ttft_s:.3g} s, {m.tpot_s * 1e3:.3g} ms", "" if m.keeps else "yellow") for m in met)
+        )
+    return table
 
 
 def _table(question: Question, plans: Sequence[Plan]) -> Table:

@@ -15,6 +15,14 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.search import Goal
 
 
+class ClassWanted(Settings, frozen=True, kw_only=True):
+    """What one class of requests, a tenant of the workload's mix, is to meet; what is left out is not asked for."""
+
+    ttft: Annotated[Duration | None, Meta(description="time to first token")] = None
+    tpot: Annotated[Duration | None, Meta(description="time per output token")] = None
+    percentile: Annotated[int | None, Meta(ge=50, le=99, description="of the two; default: the plan's")] = None
+
+
 class Wanted(Settings, frozen=True, kw_only=True):
     """What to plan for, as a file says it; the command line says the same and comes first."""
 
@@ -29,6 +37,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
     ttft: Annotated[Duration | None, Meta(description="time to first token, at `percentile`")] = None
     tpot: Annotated[Duration | None, Meta(description="time per output token, at `percentile`")] = None
     percentile: Annotated[int, Meta(ge=50, le=99, description="of the two")] = 95
+    classes: Annotated[dict[str, ClassWanted], Meta(description="objectives of single tenants of the workload")] = (
+        field(default_factory=dict)
+    )
     goal: Annotated[str, Meta(description="min-cost, max-goodput or min-gpus")] = Goal.MIN_COST.value
     precisions: Annotated[list[str], Meta(description="of the weights, that may be chosen")] = field(
         default_factory=lambda: ["bf16", "fp8"]
@@ -54,16 +65,25 @@ class Asked(msgspec.Struct, frozen=True):
     simulate: bool = True
     seed: int = 1
     page: Path | None = None
+    at_once: bool = False  # work that is all there at once is planned for too
+
+
+def is_plan(path: Path) -> bool:
+    """Whether the file is a plan that there is already, and no question. Raises ConfigError."""
+    data = _read(path)
+    return isinstance(data, dict) and "pools" in data
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
 
 
 def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]:
     """A file's wishes, with those of the command line in their place. Raises ConfigError."""
-    data: Any = {}
-    if path is not None:
-        try:
-            data = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+    data: Any = {} if path is None else _read(path)
     if not isinstance(data, dict):
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
@@ -71,7 +91,26 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     if "workload" in said:
         said["workload"] = os.path.relpath(said["workload"], base)
     problems: list[Problem] = []
+    if "classes" in said:
+        own = [_class(words, problems) for words in said["classes"]]
+        before = data.get("classes")
+        said["classes"] = (before if isinstance(before, dict) else {}) | dict(own)
     wanted = convert(Wanted, data | said, "", problems)
     if problems or wanted is None:
         raise ConfigError([Problem(f"{path}: {p.where}" if path else p.where, p.what) for p in problems])
     return wanted, base
+
+
+def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
+    """`support:ttft=300ms,tpot=30ms` as a file would say it."""
+    name, _, limits = words.partition(":")
+    found: dict[str, Any] = {}
+    for part in filter(None, limits.split(",")):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        found[key] = int(value) if key == "percentile" and value.isdigit() else value
+        if not equals:
+            problems.append(
+                Problem("--class", f"{words!r} is not of this form: support:ttft=300ms,tpot=30ms,percentile=90")
+            )
+            return name, {}
+    return name.strip(), found

@@ -42,9 +42,9 @@ def plan(asked: Asked) -> None:
     if asked.simulate and found.plans:
         found = _simulated(question, found, source.workload, asked, console)
     if asked.out is not None and found.plans:
-        _write(asked.out, found.plans[0], asked.base)
+        write_plan(asked.out, found.plans[0], asked.base)
     if asked.page is not None and found.plans:
-        write_page(asked.page, question, found)
+        write_page(asked.page, question, found, question.hardware)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
         typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected)), indent=1).decode())
@@ -65,7 +65,7 @@ def _simulated(question: Question, found: Found, workload: Workload, asked: Aske
         if not batch:
             break
         jobs = [job(p, question.hardware, question.asks, workload, asked.seed) for p in batch]
-        done += [confirmed(p, did) for p, did in zip(batch, _rehearsed(jobs, console), strict=True)]
+        done += [confirmed(p, did) for p, did in zip(batch, rehearsed(jobs, console), strict=True)]
         if any(keeps(question.objective, expected_of(p)) for p in done):
             break
 
@@ -76,7 +76,7 @@ def _simulated(question: Question, found: Found, workload: Workload, asked: Aske
     return Found(sorted([*done, *plans], key=order), found.rejected)
 
 
-def _rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
+def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
     """On all cores, each process started anew."""
     workers = min(cores(), len(jobs))
     if workers <= 1:
@@ -92,12 +92,13 @@ def _rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
     return done
 
 
-def _write(path: Path, plan: Plan, base: Path) -> None:
+def write_plan(path: Path, plan: Plan, base: Path) -> None:
     """A workload's path is relative to the plan's own place."""
     workload = plan.workload
     if isinstance(workload, str):
         workload = os.path.relpath(base / workload, path.parent)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("-o", f"cannot write {path}: {error.strerror}")]) from None

@@ -54,6 +54,11 @@ def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
     if get_origin(inner) is list and isinstance(data, list):
         values = [_value(get_args(inner)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)]
         return values if data or kind is inner else _leaf(kind, inner, values, where, problems)
+    if get_origin(inner) is dict and _is_struct(get_args(inner)[1]) and isinstance(data, dict):
+        found = {
+            str(name): convert(get_args(inner)[1], item, _join(where, name), problems) for name, item in data.items()
+        }
+        return _leaf(kind, inner, {}, where, problems) if None in found.values() else found
     return _leaf(kind, inner, data, where, problems)
 
 

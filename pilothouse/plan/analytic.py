@@ -16,16 +16,17 @@ accuracy   `benchmarks/plan_accuracy.py`, against simulation; where they are mor
 ignores    KV that running requests share; bursts beyond Poisson; preemption; that hits are not equally likely
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import ceil, erf, log, sqrt
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pilothouse.perf.step_time import distinct_experts
 from pilothouse.plan.asks import Asks
 from pilothouse.plan.disaggregate import Need
-from pilothouse.plan.document import Bound
+from pilothouse.plan.document import Bound, Objective
 from pilothouse.plan.engines import Engine
 
 OVERHEAD_US = 1_000  # two ways of the network between gateway and engine, as the simulator takes it
@@ -43,6 +44,7 @@ TAIL = (
 )  # of a distribution: part, weight
 HALVINGS = 24  # of an interval, for percentiles
 RATE_HALVINGS = 12  # of an interval, for the highest rate
+NONE: Mapping[str, Objective] = {}
 ROUNDS = 3  # of cache and batch, which take each other's room
 
 
@@ -64,6 +66,13 @@ class Fleet(Struct, frozen=True):
     prefill: Pool | None = None
 
 
+class Latency(Struct, frozen=True):
+    """Of one class of requests, at its own percentile [microseconds]."""
+
+    ttft_us: float
+    tpot_us: float
+
+
 class Load(Struct, frozen=True):
     """How it goes at one rate. Times in microseconds."""
 
@@ -75,6 +84,7 @@ class Load(Struct, frozen=True):
     prefill_share: float  # of a serving lane's time
     prefill_cost: float  # share of the serving fleet's work that is prompts
     hit_ratio: float
+    classes: dict[str, Latency] = {}  # those that were asked for
 
 
 class _Decoding(Struct, frozen=True):
@@ -91,10 +101,17 @@ class _Decoding(Struct, frozen=True):
 INFINITE = float("inf")
 
 
-def load_at(fleet: Fleet, asks: Asks, rate: float, percentile: int, hit_ratio: float | None = None) -> Load:
-    """All figures at `rate`. `hit_ratio`: None = what the free room of all caches finds."""
+def load_at(
+    fleet: Fleet, asks: Asks, rate: float, percentile: int, hit_ratio: float | None = None,
+    classes: Mapping[str, Objective] = NONE,
+) -> Load:  # fmt: skip
+    """All figures at `rate`.
+
+    hit_ratio   None = what the free room of all caches finds
+    classes     those of `asks` that are told apart, each at its objective's percentile
+    """
     if hit_ratio is None:
-        return _with_cache(fleet, asks, rate, percentile)
+        return _with_cache(fleet, asks, rate, percentile, classes)
     need = asks.mean(rate, hit_ratio)
     serving, work_us = fleet.serving, _works(fleet.serving.engine, asks, hit_ratio)
     if fleet.prefill is not None:  # the decode engine computes the last token
@@ -103,7 +120,9 @@ def load_at(fleet: Fleet, asks: Asks, rate: float, percentile: int, hit_ratio: f
     share = arrivals * _mean(work_us)
     found = _decoding(serving, need, arrivals, share)
     used = found.batch * need.context_tokens / max(1, serving.engine.kv_tokens)
-    busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * _steps(serving.engine, need)
+    busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * _steps(
+        serving.engine, need
+    )
     cost = _mean(work_us) / (_mean(work_us) + busy) if busy else share
     waits: list[tuple[float, float]] = []
     if fleet.prefill is not None:
@@ -114,21 +133,35 @@ def load_at(fleet: Fleet, asks: Asks, rate: float, percentile: int, hit_ratio: f
         else:
             waits = _waits(alone, load, fleet.prefill.lanes)
     if found.breaks is not None:
-        return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio)
+        apart = dict.fromkeys(classes, Latency(INFINITE, INFINITE))
+        return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio, apart)
     tpot_us = _tpot_us(found, asks, arrivals, work_us, percentile / 100)
     ttft_us = _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, percentile / 100)
-    return Load(ttft_us, tpot_us, None, found.batch, used, share, cost, hit_ratio)
+    apart = {}
+    for name, objective in classes.items():
+        own, part = asks.of(name), objective.percentile / 100
+        told = own.prompts, min(1.0, hit_ratio * asks.classes[name].hits)
+        apart[name] = Latency(
+            _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, part, told),
+            _tpot_us(found, own, arrivals, work_us, part),
+        )
+    return Load(ttft_us, tpot_us, None, found.batch, used, share, cost, hit_ratio, apart)
 
 
 def rate_max(
-    fleet: Fleet, asks: Asks, percentile: int, limits_us: tuple[float, float], hit_ratio: float
-) -> tuple[float, Bound]:
-    """The highest rate at which both limits hold (TTFT, TPOT), and what gives way above it."""
+    fleet: Fleet, asks: Asks, percentile: int, limits_us: tuple[float, float], hit_ratio: float,
+    classes: Mapping[str, Objective] = NONE,
+) -> tuple[float, Bound]:  # fmt: skip
+    """The highest rate at which both limits hold (TTFT, TPOT), and what gives way above it. With `classes` it is theirs
+    that must hold."""
 
     def why_not(rate: float) -> Bound | None:
-        load = load_at(fleet, asks, rate, percentile, hit_ratio)
+        load = load_at(fleet, asks, rate, percentile, hit_ratio, classes)
         if load.breaks is not None:
             return load.breaks
+        if classes:
+            holds = [classes[name].holds(at.ttft_us / 1e6, at.tpot_us / 1e6) for name, at in load.classes.items()]
+            return None if all(holds) else Bound.LATENCY
         return Bound.LATENCY if load.ttft_us > limits_us[0] or load.tpot_us > limits_us[1] else None
 
     low, high = 0.0, max(asks.rate, 1e-3)
@@ -143,7 +176,7 @@ def rate_max(
     return low, bound or Bound.LATENCY
 
 
-def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int) -> Load:
+def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int, classes: Mapping[str, Objective]) -> Load:
     """Running requests take room from the cache, and what the cache finds makes them fewer."""
     caching = fleet.prefill or fleet.serving
     tokens, load = caching.lanes * caching.engine.kv_tokens, None
@@ -152,7 +185,7 @@ def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int) -> Load:
         hit = asks.hit_ratio(tokens * (1 - used))
         if load is not None and hit == load.hit_ratio:
             break
-        load = load_at(fleet, asks, rate, percentile, hit)
+        load = load_at(fleet, asks, rate, percentile, hit, classes)
     assert load is not None
     return load
 
@@ -245,8 +278,13 @@ def _tpot_us(state: _Decoding, asks: Asks, arrivals: float, work_us: Sequence[fl
 
 def _ttft_us(
     fleet: Fleet, asks: Asks, state: _Decoding, need: Need, work_us: Sequence[float],
-    waits: list[tuple[float, float]], hit_ratio: float, share: float,
+    waits: list[tuple[float, float]], hit_ratio: float, share: float, told: tuple[list[int], float] | None = None,
 ) -> float:  # fmt: skip
+    """`told`: prompts whose figure it is, and their hit ratio; None = those of all, which are what others wait for."""
+    prompts_told, hits_told = told or (asks.prompts, hit_ratio)
+    own_us = (
+        list(work_us) if told is None else _works(fleet.serving.engine, replace(asks, prompts=prompts_told), hits_told)
+    )
     pool = fleet.serving
     engine, arrivals = pool.engine, need.rate / pool.lanes / 1e6
     step_us, running = _step_us(engine, need, state.batch), min(1.0, state.batch)
@@ -257,14 +295,15 @@ def _ttft_us(
         some = sum(likely for wait, likely in queued if wait)  # the step planned already has prompts as often
         queued = [(w + more, p * q) for w, p in queued for more, q in ((0.0, 1 - some), (_mean(work_us), some))]
     room = _room_waits(state, need, pool.lanes)
-    before = [0.0] * len(asks.prompts)
+    before = [0.0] * len(prompts_told)
     if fleet.prefill is not None:
-        alone = _alone(fleet.prefill.engine, asks, hit_ratio)
+        own_us = [work_us[0]] * len(prompts_told)  # of the last token, whatever the prompt
+        alone = _alone(fleet.prefill.engine, replace(asks, prompts=prompts_told), hits_told)
         moved = need.uncached_tokens * fleet.prefill.engine.token_bytes / (HANDOVER_GB_PER_S * 1e3)
         before = [work + HANDOVER_US + moved + OVERHEAD_US for work in alone]
     found: list[tuple[float, float]] = []
-    for own, prompt, first in zip(work_us, asks.prompts, before, strict=True):
-        chunks = 1 if fleet.prefill is not None else max(1, ceil(prompt * (1 - hit_ratio) / engine.batched_tokens))
+    for own, prompt, first in zip(own_us, prompts_told, before, strict=True):
+        chunks = 1 if fleet.prefill is not None else max(1, ceil(prompt * (1 - hits_told) / engine.batched_tokens))
         fixed = OVERHEAD_US + TOKENISE_US_PER_1K * prompt / 1000 + own + chunks * step_us + running * step_us + first
         for i, (wait, likely), (more, also), (early, then) in product(
             range(MOMENTS), queued, room, waits or [(0.0, 1.0)]

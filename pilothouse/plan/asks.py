@@ -1,12 +1,13 @@
 """What a workload asks of a fleet, as distributions: lengths, rate over time, and what caches of any size would find."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pilothouse.core.units import SECOND, Micros
+from pilothouse.core.units import SECOND, BlockKey, Micros
 from pilothouse.plan import need as needs
 from pilothouse.plan.disaggregate import Need
 from pilothouse.workload.demand import Demand, Lasts, succession, survey
@@ -16,7 +17,17 @@ from pilothouse.workload.reuse import HitCurve
 POINTS = 12  # equally likely lengths that stand for a distribution
 CELLS = 24  # of a stage's time: its load curve
 CELL_REQUESTS = 200  # in the mean, at least: fewer are luck and no load curve
+ALL = "*"  # of the requests together; no tenant is called so
 TOP = 0.95  # of the requests come at a lower rate than the one that is planned for
+
+
+class ClassAsks(Struct, frozen=True):
+    """What one class of requests, the tenant of a mix, asks beside the others."""
+
+    share: float  # of the requests
+    prompts: list[int]  # equally likely [tokens]
+    outputs: list[int]
+    hits: float  # hit ratio of its prompts to that of all, in a cache without limit
 
 
 class Asks(Struct, frozen=True):
@@ -31,6 +42,11 @@ class Asks(Struct, frozen=True):
     demand: Demand
     hits: HitCurve
     block_size: int
+    classes: dict[str, ClassAsks] = {}  # by name, where the workload tells some apart
+
+    def of(self, name: str) -> "Asks":
+        """With the lengths of one class; all else is what all ask."""
+        return replace(self, prompts=self.classes[name].prompts, outputs=self.classes[name].outputs)
 
     def hit_ratio(self, tokens: float) -> float:
         """Share of prompt tokens that a cache of so many tokens has, if it were one for all."""
@@ -55,13 +71,12 @@ def _by_clock(stage: Stage, lasts: Lasts) -> Stage:
 def asks_of(workload: Workload, rate: float | None = None) -> Asks:
     """Of a workload by the clock. `rate`: that is planned for, in place of the workload's own busy times."""
     found = survey(workload, lambda _: 0.0)
-    prompts, outputs, longest = list[int](), list[int](), 0
+    counted = [planned for stage in workload.stages if stage.reported for planned in stage.requests]
+    prompts, outputs = [planned.prompt_tokens for planned in counted], [planned.output_tokens for planned in counted]
+    longest = max((planned.prompt_tokens + planned.output_tokens for planned in counted), default=0)
     cells: list[tuple[float, float, int]] = []  # rate, seconds, requests
     for stage in workload.stages:
         if stage.reported and stage.requests:
-            prompts += [planned.prompt_tokens for planned in stage.requests]
-            outputs += [planned.output_tokens for planned in stage.requests]
-            longest = max(longest, *(planned.prompt_tokens + planned.output_tokens for planned in stage.requests))
             cells += _cells([planned.arrival_us for planned in stage.requests])
     cells.sort()
     seconds, requests = sum(cell[1] for cell in cells), sum(cell[2] for cell in cells)
@@ -72,7 +87,41 @@ def asks_of(workload: Workload, rate: float | None = None) -> Asks:
         busy, mean = rate, mean * scale if mean else rate
     curve = [(cell[0] * scale, cell[1] / seconds) for cell in cells] if seconds else [(busy, 1.0)]
     points = _quantiles(prompts), _quantiles(outputs)
-    return Asks(busy, mean, curve, *points, longest, found.demand, found.curve, workload.block_size)
+    classes = classes_of(workload)
+    return Asks(busy, mean, curve, *points, longest, found.demand, found.curve, workload.block_size, classes)
+
+
+def classes_of(workload: Workload) -> dict[str, ClassAsks]:
+    """Each tenant that has requests which count, in order of their first; none where requests have no tenants."""
+    counted = [planned for stage in workload.stages if stage.reported for planned in stage.requests]
+    names = dict.fromkeys(planned.tenant for planned in counted if planned.tenant)
+    if not names:
+        return {}
+    shared = _shared(workload)
+    found = {}
+    for name in names:
+        own = [planned for planned in counted if planned.tenant == name]
+        prompts = [planned.prompt_tokens for planned in own]
+        hits = shared[name] / shared[ALL] if shared[ALL] else 0.0
+        found[name] = ClassAsks(
+            len(own) / len(counted), _quantiles(prompts), _quantiles([planned.output_tokens for planned in own]), hits
+        )
+    return found
+
+
+def _shared(workload: Workload) -> dict[str, float]:
+    """Share of prompt tokens that a cache without limit has, by tenant and of `ALL`."""
+    seen, found, prompts = set[BlockKey](), Counter[str](), Counter[str]()
+    for stage in workload.stages:
+        for planned in stage.requests:
+            if stage.reported:
+                held = bisect_left(planned.blocks, True, key=lambda block: block not in seen)
+                usable = min(held, (planned.prompt_tokens - 1) // workload.block_size) * workload.block_size
+                for name in (planned.tenant, ALL):
+                    found[name] += usable
+                    prompts[name] += planned.prompt_tokens
+            seen.update(planned.blocks, planned.output_blocks)
+    return {name: found[name] / prompts[name] for name in prompts}
 
 
 def _cells(times_us: list[Micros]) -> list[tuple[float, float, int]]:

@@ -79,6 +79,23 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ttft_s: float | None = None
     tpot_s: float | None = None
 
+    def holds(self, ttft_s: float, tpot_s: float) -> bool:
+        return all(limit is None or value <= limit for limit, value in ((self.ttft_s, ttft_s), (self.tpot_s, tpot_s)))
+
+
+class ClassExpected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one class of requests meets. Times in seconds, at the percentile of its own objective."""
+
+    requests_per_s: float
+    ttft_s: float
+    tpot_s: float
+    keeps: bool  # its objective
+
+    @classmethod
+    def under(cls, objective: Objective, requests_per_s: float, ttft_s: float, tpot_s: float) -> "ClassExpected":
+        kept = objective.holds(ttft_s, tpot_s)
+        return cls(requests_per_s=requests_per_s, ttft_s=ttft_s, tpot_s=tpot_s, keeps=kept)
+
 
 class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a plan promises at its workload's rate. Times in seconds, at the objective's percentile; prices in US dollars."""
@@ -99,6 +116,9 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     usd_per_m: float  # blended: of all tokens
     confidence: Confidence
     notes: list[str] = []  # what the figures leave out, sources
+    classes: dict[
+        str, ClassExpected
+    ] = {}  # where classes have objectives: all there are; times above are of all requests
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,6 +135,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     blueprint: str = ""  # which one it began with
     version: int = 1
     gateway: dict[str, Any] = field(default_factory=dict)  # further settings of pilothouse.yaml
+    rate: float | None = None  # requests/s in busy times that is planned for; None = the workload's own
+    classes: dict[str, Objective] = {}  # by tenant of the workload; where there is one, the others have `objective`
 
     @property
     def gpus(self) -> int:

@@ -1,6 +1,7 @@
 """A plan as a YAML file, there and back."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -30,4 +31,16 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_text(plan: Plan) -> str:
-    return yaml.safe_dump(msgspec.to_builtins(plan), sort_keys=False, width=120)
+    return yaml.safe_dump(_said(plan), sort_keys=False, width=120)
+
+
+def _said(value: Any) -> Any:
+    """Structs without their empty fields, which are empty by default."""
+    if isinstance(value, msgspec.Struct):
+        names = [name for name in value.__struct_fields__ if getattr(value, name) not in (None, "", [], {})]
+        return {name: _said(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {name: _said(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_said(inner) for inner in value]
+    return msgspec.to_builtins(value)

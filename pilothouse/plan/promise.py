@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
-from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
+from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks
 from pilothouse.plan.costs import bill, paid_share
-from pilothouse.plan.document import Bound, Confidence, Expected, Objective, Plan
+from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
 from pilothouse.plan.prices import Price
 from pilothouse.plan.simulated import Hardware, engines_of
@@ -26,7 +26,9 @@ class Terms(Struct, frozen=True):
     """What is asked of a fleet, and what it is paid with."""
 
     asks: Asks
-    prices: Mapping[str, Price | None]  # of one GPU, by the names that pools use; None = unknown, and costs are left out
+    prices: Mapping[
+        str, Price | None
+    ]  # of one GPU, by the names that pools use; None = unknown, and costs are left out
     follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
 
 
@@ -46,10 +48,11 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     """
     asks = terms.asks
     engines = engines_of(plan, hardware, asks.demand.context_mean)
-    state = _state(fleets_of(plan, engines), asks, plan.objective, capped=capped)
+    state = _state(plan, fleets_of(plan, engines), asks, capped=capped)
     if not asks.rate:
         terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
-    return replace(plan, expected=_expected(plan, engines, terms, state))
+    rate = state.rate if state.rate < asks.rate else plan.rate
+    return replace(plan, rate=rate, expected=_expected(plan, engines, terms, state))
 
 
 def expected_of(plan: Plan) -> Expected:
@@ -58,9 +61,15 @@ def expected_of(plan: Plan) -> Expected:
 
 
 def keeps(objective: Objective, expected: Expected) -> bool:
-    """Whether both objectives hold."""
-    pairs = (objective.ttft_s, expected.ttft_s), (objective.tpot_s, expected.tpot_s)
-    return all(limit is None or value <= limit for limit, value in pairs)
+    """Whether both objectives hold; where classes have their own, those of every class."""
+    if expected.classes:
+        return all(met.keeps for met in expected.classes.values())
+    return objective.holds(expected.ttft_s, expected.tpot_s)
+
+
+def by_class(asks: Asks, own: Mapping[str, Objective], objective: Objective) -> dict[str, Objective]:
+    """Of all classes that there are, if one has an objective of its own; else none."""
+    return {name: own.get(name, objective) for name in asks.classes} if own else {}
 
 
 def limits_us(objective: Objective) -> tuple[float, float]:
@@ -80,24 +89,37 @@ def fleets_of(plan: Plan, engines: Sequence[Engine]) -> list[Fleet]:
     return [*fleets, *(Fleet(made[Role.DECODE][0], prefill) for prefill in made[Role.PREFILL])]
 
 
-def _state(fleets: Sequence[Fleet], asks: Asks, objective: Objective, *, capped: bool) -> _State:
-    percentile, limits, rate = objective.percentile, limits_us(objective), asks.rate
+def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> _State:
+    percentile, limits, rate = plan.objective.percentile, limits_us(plan.objective), asks.rate
+    classes = by_class(asks, plan.classes, plan.objective)
+
+    def load(fleet: Fleet, rate: float, hit_ratio: float | None = None) -> Load:
+        return load_at(fleet, asks, rate, percentile, hit_ratio, classes)
+
     room = [fleet.serving.lanes * fleet.serving.engine.kv_tokens for fleet in fleets]
-    loads = [load_at(fleet, asks, rate * own / sum(room), percentile) for fleet, own in zip(fleets, room, strict=True)]
-    found = [rate_max(f, asks, percentile, limits, load.hit_ratio) for f, load in zip(fleets, loads, strict=True)]
+    loads = [load(fleet, rate * own / sum(room)) for fleet, own in zip(fleets, room, strict=True)]
+    found = [rate_max(f, asks, percentile, limits, at.hit_ratio, classes) for f, at in zip(fleets, loads, strict=True)]
     highest = sum(most for most, _ in found)
     shares = [most / highest if highest else 1 / len(found) for most, _ in found]
     if not rate or (capped and highest < rate):
         rate = highest
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)
-        loads = [load_at(fleet, asks, rate * share, percentile, load.hit_ratio) for fleet, load, share in each]
+        loads = [load(fleet, rate * share, at.hit_ratio) for fleet, at, share in each]
     return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, found[0][1])
 
 
 def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:
     """`parts`: (load, share of the requests)."""
     loads = [load for load, _ in parts]
+    if len(loads) == 1:
+        return loads[0]
+    slowest = {
+        name: Latency(
+            *(max(getattr(load.classes[name], figure) for load in loads) for figure in ("ttft_us", "tpot_us"))
+        )
+        for name in loads[0].classes
+    }
     return replace(
         loads[0],
         ttft_us=max(load.ttft_us for load in loads),
@@ -105,6 +127,7 @@ def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:
         breaks=next((load.breaks for load in loads if load.breaks is not None), None),
         prefill_cost=sum(load.prefill_cost * share for load, share in parts),
         hit_ratio=sum(load.hit_ratio * share for load, share in parts),
+        classes=slowest,
     )
 
 
@@ -140,6 +163,15 @@ def _expected(plan: Plan, engines: Sequence[Engine], terms: Terms, state: _State
         usd_per_m=priced.usd_per_m,
         confidence=Confidence.ESTIMATED,
         notes=_notes(plan, engines, terms, load, paid),
+        classes={
+            name: ClassExpected.under(
+                plan.classes.get(name, plan.objective),
+                state.rate * asks.classes[name].share,
+                at.ttft_us / 1e6,
+                at.tpot_us / 1e6,
+            )
+            for name, at in load.classes.items()
+        },
     )
 
 

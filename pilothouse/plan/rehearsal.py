@@ -4,23 +4,23 @@ A workload need not be as busy for as long as percentiles take to be told: so th
 pressed together until they come as often as the plan says, all the time. What each asks, and shares with others, stays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from pilothouse.build import ENGINES_TAKE, Setting, played, ran
+from pilothouse.build import ENGINES_TAKE, played
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.plan.asks import CELL_REQUESTS, Asks
-from pilothouse.plan.document import Confidence, Objective, Plan
-from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
+from pilothouse.plan.promise import expected_of
 from pilothouse.plan.simulated import Hardware, fleet_of
 from pilothouse.sim.world import Fleet, settle
-from pilothouse.workload.outcomes import Objectives, Run, percentile
+from pilothouse.workload.outcomes import Outcome, percentile
 from pilothouse.workload.requests import Stage, Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
@@ -30,6 +30,7 @@ LEAD_MIN = (
 LIVES, LIVES_LEAD = 6, 2.5  # the same, of the requests under way at a time
 WARM_MAX = 1000  # requests of a stage that only warms up
 TPOT_MAX_S = 0.2  # where a fleet cannot keep up
+CLASS_MIN = 100  # requests of one class
 TELLING = 0.1  # sums and simulation may be as far apart before it is said
 
 
@@ -42,6 +43,7 @@ class Job(msgspec.Struct, frozen=True):
     percentile: int
     seed: int
     lead: int  # requests that come before caches and batches are as they stay, and do not count
+    classes: dict[str, Objective] = {}  # by tenant, where one has its own
 
 
 class Rehearsed(msgspec.Struct, frozen=True):
@@ -50,8 +52,19 @@ class Rehearsed(msgspec.Struct, frozen=True):
     requests: int
     ttft_s: float
     tpot_s: float
+    requests_per_s: float  # as they came; of those that came all at once, as they were served
     output_per_s: float
     hit_ratio: float
+    at_once: bool = False
+    classes: dict[str, "Met"] = {}
+
+
+class Met(msgspec.Struct, frozen=True):
+    """What one class met, likewise."""
+
+    requests: int
+    ttft_s: float
+    tpot_s: float
 
 
 Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
@@ -63,11 +76,12 @@ def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: in
     rate = expected.requests_per_s * load
     under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
-    asked, lead = trimmed(workload, counted, lead)
+    asked, lead = trimmed(workload, counted, lead if asks.rate else 0)
     if asks.rate:  # else all are there at once
         asked = paced(asked, lead, rate)
     fleet = fleet_of(plan, hardware, asks.demand.context_mean, asked.block_size)
-    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead)
+    objectives = {name: plan.classes.get(name, plan.objective) for name in expected.classes}
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead, objectives)
 
 
 def rehearse(job: Job) -> Rehearsed:
@@ -76,33 +90,65 @@ def rehearse(job: Job) -> Rehearsed:
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
     reported = [result for result in driver.results if result.stage.reported]
     outcomes = [outcome for result in reported for outcome in settle(result, job.lead)]
-    served, share = [outcome for outcome in outcomes if not outcome.refused], job.percentile / 100
+    served, met = [outcome for outcome in outcomes if not outcome.refused], _met(outcomes, job.percentile)
+    classes = {
+        name: _met([outcome for outcome in outcomes if outcome.tenant == name], objective.percentile)
+        for name, objective in job.classes.items()
+    }
+    begin, last = (min(o.sent_us for o in outcomes), max(o.sent_us for o in outcomes)) if outcomes else (0, 0)
+    at_once = last == begin
+    if at_once:
+        last = max((outcome.end_us for outcome in served), default=begin)
+    seconds = (last - begin) / SECOND
+    prompts = sum(outcome.prompt_tokens for outcome in served)
+    return Rehearsed(
+        requests=len(outcomes),
+        ttft_s=met.ttft_s,
+        tpot_s=met.tpot_s,
+        requests_per_s=len(served) / seconds if seconds else 0.0,
+        output_per_s=sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
+        hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
+        at_once=at_once,
+        classes=classes,
+    )
+
+
+def _met(outcomes: Sequence[Outcome], percent: int) -> Met:
+    served = [outcome for outcome in outcomes if not outcome.refused]
     lost = [float("inf")] * (len(outcomes) - len(served))
     ttft = sorted(outcome.ttft_us / SECOND for outcome in served) + lost
     tpot = sorted(outcome.tpot_us / SECOND for outcome in served if outcome.output_tokens > 1) + lost
-    seconds = (max(o.sent_us for o in outcomes) - min(o.sent_us for o in outcomes)) / SECOND if outcomes else 0.0
-    prompts = sum(outcome.prompt_tokens for outcome in served)
-    return Rehearsed(
-        len(outcomes),
-        percentile(ttft, share) if ttft else 0.0,
-        percentile(tpot, share) if tpot else 0.0,
-        sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
-        sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
-    )
+    first, pace = (percentile(values, percent / 100) if values else 0.0 for values in (ttft, tpot))
+    return Met(len(outcomes), first, pace)
 
 
 def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     """With what the simulation gave; where sums gave something else, that is said."""
     expected = expected_of(plan)
     notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
-    for name, summed, simulated, unit, scale in (
-        ("TTFT", expected.ttft_s, done.ttft_s, "ms", 1e3),
-        ("TPOT", expected.tpot_s, done.tpot_s, "ms", 1e3),
-    ):
+    figures = [("TPOT", expected.tpot_s, done.tpot_s, f"{expected.tpot_s * 1e3:.3g} ms")]
+    if done.at_once:  # who comes last waits for all others: sums do not know of an end
+        figures += [("requests/s", expected.requests_per_s, done.requests_per_s, f"{expected.requests_per_s:.3g}")]
+        expected = _at_rate(expected, done.requests_per_s)
+    else:
+        figures += [("TTFT", expected.ttft_s, done.ttft_s, f"{expected.ttft_s:.3g} s")]
+    for name, summed, simulated, said in figures:
         if simulated and abs(summed / simulated - 1) > TELLING:
-            notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {summed * scale:.3g} {unit} by sums")
+            notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {said} by sums")
+    notes += _class_notes(expected.classes, done.classes)
+    few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]
+    notes += [f"few requests of a class tell little of its percentile: {', '.join(few)}"] if few else []
+    classes = {
+        name: ClassExpected.under(
+            plan.classes.get(name, plan.objective), expected.classes[name].requests_per_s, met.ttft_s, met.tpot_s
+        )
+        if met.requests
+        else expected.classes[name]
+        for name, met in done.classes.items()
+    }
     made = replace(
         expected,
+        classes=classes,
         ttft_s=done.ttft_s,
         tpot_s=done.tpot_s,
         output_per_s=done.output_per_s,
@@ -110,6 +156,26 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         notes=[*notes, *expected.notes],
     )
     return replace(plan, expected=made)
+
+
+def _at_rate(expected: Expected, rate: float) -> Expected:
+    """Costs are shared by as many requests as are served."""
+    dearer = expected.requests_per_s / rate if rate else 1.0
+    costs = {name: getattr(expected, name) * dearer for name in ("usd_per_m_input", "usd_per_m_output", "usd_per_m")}
+    return replace(expected, requests_per_s=rate, requests_per_s_max=rate, **costs)
+
+
+def _class_notes(sums: Mapping[str, ClassExpected], done: Mapping[str, Met]) -> list[str]:
+    off = [
+        f"{name} {figure} {summed / simulated - 1:+.0%}"
+        for name, met in done.items()
+        for figure, summed, simulated in (
+            ("TTFT", sums[name].ttft_s, met.ttft_s),
+            ("TPOT", sums[name].tpot_s, met.tpot_s),
+        )
+        if simulated and abs(summed / simulated - 1) > TELLING
+    ]
+    return [f"sums of single classes are off: {', '.join(off)}"] if off else []
 
 
 def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]:

@@ -19,7 +19,7 @@ from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
 from pilothouse.plan.prices import Price
-from pilothouse.plan.promise import Terms, expected_of, keeps, limits_us, promised
+from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised
 from pilothouse.plan.simulated import Hardware
 
 CONNECTOR = "nixl"
@@ -51,7 +51,9 @@ class Question(Struct, frozen=True, kw_only=True):
     gpu_said: str = ""
     asks: Asks
     objective: Objective
+    classes: dict[str, Objective] = {}  # of those that have one of their own
     workload: Any  # as a plan has it
+    rate: float | None = None  # that was asked for in place of the workload's own
     goal: Goal = Goal.MIN_COST
     price: Price | None = None  # None = unknown: GPUs are counted
     precisions: tuple[Precision, ...] = (Precision.BF16, Precision.FP8)
@@ -67,6 +69,10 @@ class Question(Struct, frozen=True, kw_only=True):
     @property
     def terms(self) -> Terms:
         return Terms(self.asks, {self.gpu_said or self.gpu.name: self.price}, self.follows)
+
+    @property
+    def by_class(self) -> dict[str, Objective]:
+        return by_class(self.asks, self.classes, self.objective)
 
 
 class Rejected(Struct, frozen=True):
@@ -105,7 +111,7 @@ def search(question: Question) -> Found:
         for fleets in (
             (_together(question, way), _apart(question, way)) if question.split else (_together(question, way),)
         ):
-            for pools, fleet, why_not in fleets:
+            for pools, _, why_not in fleets:
                 if why_not:
                     rejected.append(Rejected(titled(pools), why_not, tried=True))
                 else:
@@ -126,9 +132,11 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
 
 
 def titled(pools: list[PoolPlan]) -> str:
-    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`."""
+    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`; GPUs where they differ."""
+    mixed = len({pool.gpu for pool in pools}) > 1
     parts = [
         f"{'' if pool.role is Role.BOTH else f'{pool.role} '}{pool.replicas} x ({described(pool.layout)})"
+        f"{f' on {pool.gpu}' if mixed else ''}"
         for pool in pools
     ]
     return f"{' + '.join(parts)}, {pools[0].precision}"
@@ -139,10 +147,9 @@ def _candidates(question: Question) -> Iterator[Candidate]:
     per_node, seen = question.gpus_per_node, list[str]()
     whole = question.gpus if question.gpus <= per_node else question.gpus - question.gpus % per_node
     parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
-    asks = question.asks
+    asks, (prompt, ttft_s, tpot_s) = question.asks, _strictest(question)
     needs = Needs(
-        prompt_tokens=asks.prompts[-1], context_tokens=asks.longest, ttft_s=question.objective.ttft_s,
-        tpot_s=question.objective.tpot_s, kv_precision=question.kv_precision,
+        prompt_tokens=prompt, context_tokens=asks.longest, ttft_s=ttft_s, tpot_s=tpot_s, kv_precision=question.kv_precision,
     )  # fmt: skip
     for gpus in (whole, *parts):
         nodes = max(1, gpus // per_node)
@@ -152,6 +159,15 @@ def _candidates(question: Question) -> Iterator[Candidate]:
                 yield found
             if found.kept:
                 seen.append(key)
+
+
+def _strictest(question: Question) -> tuple[int, float | None, float | None]:
+    """A long prompt and the TTFT that is asked for it, of the class with least time for a token; the least TPOT asked for."""
+    asks = question.asks
+    found = [(asks.classes[name].prompts[-1], objective) for name, objective in question.by_class.items()]
+    found = found or [(asks.prompts[-1], question.objective)]
+    prompt, first = min(found, key=lambda at: INFINITE if at[1].ttft_s is None else at[1].ttft_s / at[0])
+    return prompt, first.ttft_s, min((each.tpot_s for _, each in found if each.tpot_s is not None), default=None)
 
 
 def _way(question: Question, candidate: Candidate) -> _Way:
@@ -227,14 +243,25 @@ def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
 def _why_not(question: Question, fleet: Fleet) -> str:
     """Why the objectives break at the rate that is planned for; "" = they hold."""
     rate, percentile = question.asks.rate, question.objective.percentile
-    load = load_at(fleet, question.asks, rate, percentile)
+    load = load_at(fleet, question.asks, rate, percentile, classes=question.by_class)
     if load.breaks is not None:
         return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
-    ttft_us, tpot_us = limits_us(question.objective)
-    if load.ttft_us > ttft_us:
-        return f"TTFT p{percentile} {load.ttft_us / 1e6:.3g} s of {ttft_us / 1e6:g} s"
-    if load.tpot_us > tpot_us:
-        return f"TPOT p{percentile} {load.tpot_us / 1e3:.3g} ms of {tpot_us / 1e3:g} ms"
+    if question.by_class:
+        told = (
+            _missed(objective, load.classes[name].ttft_us, load.classes[name].tpot_us, f"{name}: ")
+            for name, objective in question.by_class.items()
+        )
+        return next(filter(None, told), "")
+    return _missed(question.objective, load.ttft_us, load.tpot_us)
+
+
+def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "") -> str:
+    """Which limit breaks; "" = none."""
+    percentile = objective.percentile
+    if objective.ttft_s is not None and ttft_us > objective.ttft_s * 1e6:
+        return f"{whose}TTFT p{percentile} {ttft_us / 1e6:.3g} s of {objective.ttft_s:g} s"
+    if objective.tpot_s is not None and tpot_us > objective.tpot_s * 1e6:
+        return f"{whose}TPOT p{percentile} {tpot_us / 1e3:.3g} ms of {objective.tpot_s * 1e3:g} ms"
     return ""
 
 
@@ -244,7 +271,9 @@ def _plan(question: Question, way: _Way, pools: list[PoolPlan]) -> Plan:
         model=question.model_said or question.model.name,
         pools=pools,
         objective=question.objective,
+        classes=question.classes,
         workload=question.workload,
+        rate=question.rate,
         why=[way.candidate.reason],
     )
     return promised(plan, question.hardware, question.terms, capped=True)

@@ -103,11 +103,16 @@ def _pool(plan: Plan, pool: PoolPlan, engine: Engine, block_size: int) -> Pool:
         made,
         role=pool.role,
         connector=pool.connector or "nixl",
-        exchange=f"{plan.model} {pool.precision} {pool.kv_precision}",
+        exchange=_exchange(plan, pool),
         kv_token_bytes=int(engine.token_bytes),
         link_bytes_per_us=gb_per_s * 1e3,
         link_latency_us=latency_us,
     )
+
+
+def _exchange(plan: Plan, pool: PoolPlan) -> str:
+    """What both ends of a transfer have alike."""
+    return f"{plan.model} {pool.precision} {pool.kv_precision}"
 
 
 def _tiers(pool: PoolPlan, engine: Engine, block_size: int) -> list[TierSpec]:
@@ -136,6 +141,11 @@ def problems_of(plan: Plan, hardware: Hardware) -> list[Problem]:
     if (Role.PREFILL in roles) != (Role.DECODE in roles):
         here, missing = sorted(roles & {Role.PREFILL, Role.DECODE})[0], sorted({Role.PREFILL, Role.DECODE} - roles)[0]
         found.append(Problem("pools", f"there is a {here} pool and no {missing} pool"))
+    kept = [_exchange(plan, pool) for pool in plan.pools if pool.role is Role.DECODE]
+    for i, pool in enumerate(plan.pools):
+        if kept and pool.role is Role.PREFILL and _exchange(plan, pool) not in kept:
+            what = "no decode pool has KV and weights in this precision: nobody can use its KV"
+            found.append(Problem(f"pools[{i}].role", what))
     try:
         policy_named(plan.policy)
     except ConfigError as error:

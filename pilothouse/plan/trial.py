@@ -82,7 +82,9 @@ def tried(
     made = plan_of(plan, machines, objectives, advice)
     fleet = fleet_of(made, hardware_of(made), advice.need.context_tokens, workload.block_size)
     done = simulate(fleet, workload, Setting("advise disaggregate", objectives, notes=[goodput_note(objectives, {})]))
-    run = msgspec.structs.replace(done, name=plan.name, notes=done.notes[:1])  # fleets are compared, all under one policy
+    run = msgspec.structs.replace(
+        done, name=plan.name, notes=done.notes[:1]
+    )  # fleets are compared, all under one policy
     stages = [stage.summary for stage in run.stages]
     last = max(stages, key=lambda stage: stage.requests)
     refused = sum(stage.refused for stage in stages)

@@ -81,6 +81,23 @@ def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None
     assert text.count("<script") >= 4 and " src=" not in text
 
 
+MIX = """
+kind: mix
+tenants:
+  - {name: support, workload: work.yaml}
+  - {name: nightly, workload: work.yaml, load: 0.5}
+"""
+
+
+def test_each_class_is_told_and_the_one_that_broke_is_named(folder: Path) -> None:
+    (folder / "mix.yaml").write_text(MIX)
+    words = [folder / "plan-for.yaml", "--workload", folder / "mix.yaml", "--no-simulate"]
+    code, said, _ = run(*words, "--class", "support:ttft=300ms,percentile=90", "--class", "nightly")
+    assert code == 0 and "support p90: TTFT 0.3 s" in said and "nightly p95: nothing asked" in said
+    code, _, error = run(*words, "--class", "support:ttft=1ms")
+    assert code == 1 and "support: TTFT p95" in error
+
+
 def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
     code, _, error = run(folder / "plan-for.yaml", "--no-simulate", "--ttft-p95", "1ms")
     assert code == 1 and "no fleet of 4 x h100_sxm keeps these objectives" in error and "TTFT p95" in error
@@ -95,6 +112,10 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--term", "spot"], "--term: no spot price of h100_sxm is known"),
         (["--ttft-p95", "soon"], "ttft"),
         (["--workload", "nowhere.yaml"], "cannot read"),
+        (["--class", "support:ttft=1s"], "classes.support: is no tenant of the workload, which has none"),
+        (["--class", "support:ttft"], "--class: 'support:ttft' is not of this form"),
+        (["--class", "support:tttft=1s"], "classes.support.tttft: unknown field, did you mean 'ttft'?"),
+        (["--class", "support:ttft=soon"], "classes.support.ttft: 'soon' is not a duration"),
     ],
 )
 def test_a_slip_is_named(words: list[str], said: str, folder: Path) -> None:

@@ -172,7 +172,7 @@ def test_simulation_agrees(replicas: int, prefill: int, rate: float) -> None:
 def test_a_plan_says_where_sums_are_off(factor: float, said: bool) -> None:
     plan = planned(1, 5, ASKS)
     sums = expected_of(plan)
-    done = confirmed(plan, Rehearsed(500, sums.ttft_s * factor, sums.tpot_s, 1.0, 0.0))
+    done = confirmed(plan, Rehearsed(500, sums.ttft_s * factor, sums.tpot_s, 5.0, 1.0, 0.0))
     found = expected_of(done)
     assert found.confidence is Confidence.SIMULATED and found.ttft_s == sums.ttft_s * factor
     assert any("off: TTFT" in note for note in found.notes) == said

@@ -18,7 +18,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
 from pilothouse.plan.document import Plan
 from pilothouse.plan.plan_file import read_plan
-from pilothouse.plan.promise import Terms, expected_of, keeps, promised
+from pilothouse.plan.promise import INFINITE, Terms, expected_of, promised
 from pilothouse.plan.rehearsal import confirmed, job
 from pilothouse.plan.search import Found, Question
 from pilothouse.plan.simulated import Hardware, hardware_of
@@ -82,10 +82,33 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     else:
         for one in judged:
             show(one.question, Found([one.plan], []), one.source, why=False)
+            Console().print(_verdict(one), soft_wrap=True)
     for one in judged:
         _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
-    if not all(keeps(one.plan.objective, expected_of(one.plan)) for one in judged):
+    if any(missed(one) for one in judged):
         raise typer.Exit(BROKEN)
+
+
+def missed(one: Judged) -> list[str]:
+    """What a plan does not keep of what is asked of it."""
+    objective, expected, asked = one.plan.objective, expected_of(one.plan), one.question.asks.rate
+    pairs = (("TTFT", expected.ttft_s, objective.ttft_s), ("TPOT", expected.tpot_s, objective.tpot_s))
+    found = [
+        f"{name} p{objective.percentile} {value:.3g} s of {limit:g} s"
+        for name, value, limit in pairs
+        if limit is not None and value > limit and not expected.classes
+    ]
+    found += [f"an objective of {name}" for name, met in expected.classes.items() if not met.keeps]
+    if expected.requests_per_s < asked:
+        found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
+    return found
+
+
+def _verdict(one: Judged) -> Text:
+    label = expected_of(one.plan).confidence.value.capitalize()
+    if broken := missed(one):
+        return Text(f"{one.plan.name}: not kept: {'; '.join(broken)} [{label}]", style="red")
+    return Text(f"{one.plan.name}: what it promises is kept [{label}]", style="green")
 
 
 def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
@@ -130,8 +153,11 @@ def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     classes = plan.classes | question.classes
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
-    made = promised(replace(plan, classes=classes), hardware, Terms(question.asks, prices, wanted.follows))
-    if how.simulate:
+    terms = Terms(question.asks, prices, wanted.follows)
+    made = promised(replace(plan, classes=classes), hardware, terms)
+    if expected_of(made).ttft_s == INFINITE:  # queues grow without end: how late all is depends on how long one looks
+        made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
+    if how.simulate and expected_of(made).requests_per_s:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)

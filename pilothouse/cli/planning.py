@@ -1,6 +1,5 @@
 """plan: a model, GPUs, a workload and objectives in; ranked fleets, reasons and a plan file out."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -18,7 +17,7 @@ from pilothouse.cli.plan_wanted import Asked
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
 from pilothouse.plan.document import Confidence, Plan
-from pilothouse.plan.plan_file import plan_text
+from pilothouse.plan.plan_file import moved, plan_text
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.search import Found, Question, rank, search
@@ -94,9 +93,7 @@ def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
 
 def write_plan(path: Path, plan: Plan, base: Path) -> None:
     """A workload's path is relative to the plan's own place."""
-    workload = plan.workload
-    if isinstance(workload, str):
-        workload = os.path.relpath(base / workload, path.parent)
+    workload = moved(plan.workload, base, path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")

@@ -2,8 +2,8 @@
 October 2025 to April 2026, steady closed loops. Left out: overflowing caches, concurrency above 256, rows of doubtful
 layout (Qwen3-235B) or concurrency (Llama-3.1-8B).
 
-Written by `python -m benchmarks.silicon --table`, which needs the rows; do not edit. KV precision is not recorded: rows
-of Blackwell fit an FP8 cache.
+Written by `python -m benchmarks.silicon --table`, which needs the rows; do not edit. KV precision is not recorded:
+`priors.kv_byte_as_measured` says what is taken for it.
 """
 
 import msgspec
@@ -31,27 +31,29 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 FITTED = [
-    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 2, 14130, 74.41, 44.87, 45.55, 1388, 0, 23, 0.0158),
-    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 8, 7022, 67.64, 10.16, 17.36, 342.1, 0, 30, 0.0217),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 1, 12460, 16.86, 22.53, 33.72, 2941, 0, 15, 0.0154),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 2, 9090, 34.71, 9.922, 25.04, 1484, 0, 15, 0.0184),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 8, 6096, 71.85, 1.478, 17.26, 344, 0, 15, 0.0413),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 1, 15560, 26.44, 21.99, 61.41, 2926, 0, 15, 0.018),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 2, 9965, 38.6, 8.902, 40.2, 1451, 0, 15, 0.0105),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 8, 6011, 65.43, 1.478, 19.77, 345.4, 0, 15, 0.0319),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 2, 17350, 78.83, 50.95, 17.3, 1777, 0, 15, 0.0679),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 8, 8820, 64.22, 11.49, 27.6, 476.8, 0, 15, 0.0252),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 1, 20780, 84.63, 65.26, 92.03, 3643, 0, 15, 0.0426),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 2, 13160, 47.44, 35.96, 62.97, 1923, 0, 15, 0.0361),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 8, 7736, 49.25, 8.653, 24.3, 474.9, 0, 15, 0.0273),
-    Fitted("moonshotai/Kimi-K2.5", "int4", "b200_sxm", 8, 8500, 70.47, 9.645, 32.97, 348.2, 40.57, 15, 0.0113),
-    Fitted("moonshotai/Kimi-K2.5", "int4", "h200_sxm", 8, 8115, 60.29, 12.27, 42.65, 451, 54.77, 29, 0.0148),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 1, 2658, 25.58, 1.33, 6.706, 297.9, 47.34, 18, 0.0209),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 2, 2985, 13.5, 0.7896, 3.774, 161.3, 29.2, 18, 0.0573),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 8, 2733, 20.34, 0.6394, 3.871, 43.63, 12.33, 15, 0.0317),
-    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 2, 3798, 38.91, 2.843, 21.13, 212.4, 62.17, 15, 0.0099),
-    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 8, 3264, 57.57, 0.3821, 12.43, 53.3, 6.886, 15, 0.0654),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 1, 3946, 55.18, 2.133, 30.78, 417.1, 133.5, 15, 0.025),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 2, 3562, 41.37, 2.176, 19.91, 211.7, 60.56, 15, 0.0102),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 8, 3241, 27.72, 0.9608, 8.815, 53.6, 12.99, 15, 0.0149),
+    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 2, 14140, 71.76, 45.79, 45.66, 1341, 0, 23, 0.0158),
+    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 8, 7025, 67.28, 10.22, 17.39, 333.8, 0, 30, 0.0216),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 1, 12480, 17.9, 22.26, 32.89, 3111, 0, 15, 0.0158),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 2, 9099, 35.04, 9.796, 24.87, 1521, 0, 15, 0.0183),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 8, 6094, 74.1, 0.7048, 18.05, 333.1, 0, 15, 0.0397),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 1, 15560, 27.71, 21.68, 60.99, 3021, 0, 15, 0.0178),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 2, 9966, 38.87, 8.855, 39.98, 1483, 0, 15, 0.0104),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 8, 6011, 67.88, 0.7048, 20.29, 346.5, 0, 15, 0.0293),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 2, 17360, 77.07, 51.21, 17.44, 1732, 0, 15, 0.0681),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 8, 8821, 64.13, 11.37, 27.95, 461.4, 0, 15, 0.0253),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 1, 20800, 81.45, 65.96, 91.71, 3595, 0, 15, 0.0426),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 2, 13160, 46.95, 36.07, 62.97, 1892, 0, 15, 0.036),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 8, 7736, 49.29, 8.564, 24.52, 461.3, 0, 15, 0.0272),
+    Fitted("moonshotai/Kimi-K2.5", "fp4", "b200_sxm", 8, 6533, 52.42, 10.61, 21.38, 350.4, 12.17, 4, 0.0351),
+    Fitted("moonshotai/Kimi-K2.5", "fp4", "b300_sxm", 8, 6349, 51.63, 8.687, 16.18, 346.5, 11.96, 4, 0.0301),
+    Fitted("moonshotai/Kimi-K2.5", "int4", "b200_sxm", 8, 8503, 79.72, 8.775, 34.05, 345.1, 39.22, 15, 0.011),
+    Fitted("moonshotai/Kimi-K2.5", "int4", "h200_sxm", 8, 8142, 71.69, 11.81, 43.17, 439.4, 52.71, 29, 0.0147),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 1, 2668, 26.76, 1.269, 6.425, 330.8, 46.81, 18, 0.0202),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 2, 3014, 15.14, 0.8101, 3.754, 163.3, 27.7, 18, 0.0569),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 8, 2818, 30.16, 0.4331, 4.704, 41.44, 6.192, 15, 0.0339),
+    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 2, 3780, 34.33, 3.016, 21.02, 208.4, 64.16, 15, 0.0108),
+    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 8, 3245, 54.04, 0.3645, 12.8, 51.46, 8.404, 15, 0.0657),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 1, 3891, 42.2, 2.134, 30.72, 411.2, 139.8, 15, 0.0263),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 2, 3541, 36.08, 2.35, 19.79, 208, 62.91, 15, 0.0111),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 8, 3238, 27.17, 0.8989, 8.981, 52.16, 13.24, 15, 0.0148),
 ]  # fmt: skip

@@ -30,15 +30,21 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     full_layers: int | None = None  # layers that keep all of the context; None = all
     window_layers: int = 0  # layers that keep `window` tokens
     window: int = 0
+    window_kv_heads: int = 0  # of these layers; 0 = as many as in the others
+    window_head_dim: int = 0  # likewise
     linear_state_mb: float = 0.0  # state per running sequence, all linear layers, in the declared float32 [1e6 B]
     latent: int = 0  # MLA: kv_lora_rank + qk_rope_head_dim; 0 = not MLA
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0
+    expert_matrices: int = 3  # to an expert: 2 without a gate
+    expert_input: int = 0  # width of what an expert takes; 0 = `hidden`
     dense_layers: int = 0  # leading layers without experts
     tied_embeddings: bool = False
     prediction_layers: int = 0  # multi-token prediction, not counted in `layers` nor in parameters
+    index_width: int = 0  # of what sparse attention keeps beside the latent cache to pick tokens by; 0 = none
     published: str = "bf16"  # precision of the weights as they are published first
+    published_gb: float = 0.0  # all weights in that precision, with what is left in 16 bits [1e9 B]; 0 = by rule
     aliases: list[str] = []
     source: str = AIC_CONFIG
 
@@ -49,7 +55,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def expert_parameters(self) -> int:
         """Weights of one expert in all layers together."""
-        return self.moe_layers * 3 * self.hidden * self.expert_intermediate
+        return self.moe_layers * self.expert_matrices * (self.expert_input or self.hidden) * self.expert_intermediate
 
     @property
     def attention_layers(self) -> int:
@@ -94,7 +100,7 @@ MODELS = {
               prediction_layers=1),
         Model("deepseek-ai/DeepSeek-V3.2", 61, 7_168, 128, 128, 160, 129_280, 671.03, 36.62, 18_432, latent=576,
               experts=256, experts_per_token=8, expert_intermediate=2_048, dense_layers=3, published="fp8",
-              prediction_layers=1),
+              prediction_layers=1, index_width=128),
         Model("openai/gpt-oss-20b", 24, 2_880, 64, 8, 64, 201_088, 20.91, 3.61, full_layers=12, window_layers=12,
               window=128, experts=32, experts_per_token=4, expert_intermediate=2_880, published="fp4"),
         Model("openai/gpt-oss-120b", 36, 2_880, 64, 8, 64, 201_088, 116.79, 5.13, full_layers=18, window_layers=18,
@@ -109,7 +115,7 @@ MODELS = {
               experts=384, experts_per_token=8, expert_intermediate=2_048, dense_layers=1, source=TEXT_PART,
               published="int4"),
         Model("zai-org/GLM-5.2", 78, 6_144, 64, 64, 256, 154_880, 743.18, 40.1, 12_288, latent=576, experts=256,
-              experts_per_token=8, expert_intermediate=2_048, dense_layers=3, prediction_layers=1),
+              experts_per_token=8, expert_intermediate=2_048, dense_layers=3, prediction_layers=1, index_width=128),
         Model("google/gemma-4-26B-A4B", 30, 2_816, 16, 8, 256, 262_144, 24.63, 3.21, full_layers=5,
               window_layers=25, window=1_024, experts=128, experts_per_token=8, expert_intermediate=704,
               tied_embeddings=True, source=APPROXIMATE),

@@ -17,7 +17,7 @@ from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.plan.asks import CELL_REQUESTS, Asks
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
-from pilothouse.plan.promise import expected_of
+from pilothouse.plan.promise import INFINITE, expected_of
 from pilothouse.plan.simulated import Hardware, fleet_of
 from pilothouse.sim.world import Fleet, settle
 from pilothouse.workload.outcomes import Outcome, percentile
@@ -133,7 +133,7 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     else:
         figures += [("TTFT", expected.ttft_s, done.ttft_s, f"{expected.ttft_s:.3g} s")]
     for name, summed, simulated, said in figures:
-        if simulated and abs(summed / simulated - 1) > TELLING:
+        if simulated and summed < INFINITE and abs(summed / simulated - 1) > TELLING:
             notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {said} by sums")
     notes += _class_notes(expected.classes, done.classes)
     few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]

@@ -240,7 +240,7 @@ class Engine:
             self._jump, self._stretch = None, 1
             self._end_ps = now_ps + self._mixed_ps()
         elif self._decoding:
-            alike = not preempted and (not self.waiting or self._steady())
+            alike = not preempted and self._steady()
             held = self.spec.kv_blocks - self.store.available - gains
             self._decode_only(now_ps, held, gains, alike and self.spec.macro_steps)
         else:
@@ -292,8 +292,11 @@ class Engine:
         return self._jump.steps_lasting(at_ps - self._start_ps, self._stretch)
 
     def _steady(self) -> bool:
-        """Whether who waits first waits for room, and so until somebody ends."""
-        return self.spec.admission.steady and self.waiting[0].eligible <= self.steps
+        """Whether whoever is first in line waits for room, and so until somebody ends: not for a step that is his."""
+        landed, waiting = self.handed.landed, self.waiting
+        if landed and landed[0].eligible > self.steps:
+            return False
+        return not waiting or (self.spec.admission.steady and waiting[0].eligible <= self.steps)
 
     # Sequences
 

@@ -12,7 +12,7 @@ from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
 from pilothouse.plan.asks import asks_of
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
-from pilothouse.plan.plan_file import plan_text, read_plan
+from pilothouse.plan.plan_file import moved, plan_text, read_plan
 from pilothouse.plan.rehearsal import confirmed, expected_of, job, rehearse
 from pilothouse.plan.search import Question, keeps, search
 from pilothouse.workload.mix import Mix, Tenant
@@ -120,3 +120,13 @@ def test_a_plan_file_holds_the_classes(tmp_path: Path) -> None:
     path.write_text(plan_text(plan))
     assert read_plan(path) == plan
     assert "classes" not in plan_text(replace(plan, classes={}))
+
+
+def test_paths_of_a_workload_move_with_its_plan() -> None:
+    said = {
+        "kind": "mix",
+        "tenants": [{"name": "a", "workload": "a.yaml"}, {"name": "b", "workload": {"file": "t.csv"}}],
+    }
+    tenants = moved(said, Path("/one/two"), Path("/one"))["tenants"]
+    assert tenants == [{"name": "a", "workload": "two/a.yaml"}, {"name": "b", "workload": {"file": "two/t.csv"}}]
+    assert moved("x.yaml", Path("/one"), Path("/one/two")) == "../x.yaml" and said["tenants"][0]["workload"] == "a.yaml"

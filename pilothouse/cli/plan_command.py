@@ -81,7 +81,7 @@ def plan(
         plan_given.list_blueprints()
         return
     if blueprint or (file is not None and plan_wanted.is_plan(file)):
-        plan_given.check(blueprint, file, given, plan_given.How(why, out, as_json, simulate, seed, page))
+        plan_given.check(blueprint, file, given, plan_given.How(simulate, seed, out, page, as_json))
         return
     wanted, base = plan_wanted.read_wanted(file, given)
     planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

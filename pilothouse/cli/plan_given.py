@@ -18,13 +18,14 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
 from pilothouse.plan.document import Plan
 from pilothouse.plan.plan_file import read_plan
-from pilothouse.plan.promise import INFINITE, Terms, expected_of, promised
+from pilothouse.plan.promise import Terms, expected_of, promised
 from pilothouse.plan.rehearsal import confirmed, job
 from pilothouse.plan.search import Found, Question
 from pilothouse.plan.simulated import Hardware, hardware_of
 from pilothouse.plan.source import Source
 from pilothouse.plugins import load_plugins
 
+DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say that queues grow, and would take long
 BROKEN = 1  # exit status where a promise does not hold
 OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
 OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
@@ -33,12 +34,11 @@ OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not ch
 class How(msgspec.Struct, frozen=True):
     """What is to be done with them."""
 
-    why: bool
-    out: Path | None
-    json: bool
-    simulate: bool
-    seed: int
-    page: Path | None
+    simulate: bool = True
+    seed: int = 1
+    out: Path | None = None
+    page: Path | None = None
+    json: bool = False
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -70,18 +70,19 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
         raise ConfigError(
             [Problem(f"--{mine[0]}", f"for which of {names}? Write the plans with -o and change them there")]
         )
+    if how.out is not None and len(plans) > 1 and how.out.suffix in (".yaml", ".yml"):
+        raise ConfigError([Problem("-o", "there are several plans: name a folder")])
     if found is not None and not how.json:
         explain(found)
     base = Path() if file is None else file.parent
-    judged = [_judged(_changed(plan, own), own, base, how) for plan in plans]
-    if how.out is not None and len(judged) > 1 and how.out.suffix in (".yaml", ".yml"):
-        raise ConfigError([Problem("-o", "there are several plans: name a folder")])
+    judged = [judge(_changed(plan, own), own, base, how) for plan in plans]
     if how.json:
         answer = Answer([one.plan for one in judged], [])
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
     else:
         for one in judged:
-            show(one.question, Found([one.plan], []), one.source, why=False)
+            told = one.plan if found is None else replace(one.plan, why=[])  # explained above
+            show(one.question, Found([told], []), one.source, why=False)
             Console().print(_verdict(one), soft_wrap=True)
     for one in judged:
         _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
@@ -141,7 +142,7 @@ def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
     )
 
 
-def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
+def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     hardware, (given, _) = hardware_of(plan), read_wanted(None, own)
     first = plan.pools[0]
     wanted: Wanted = replace(
@@ -155,7 +156,7 @@ def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
     terms = Terms(question.asks, prices, wanted.follows)
     made = promised(replace(plan, classes=classes), hardware, terms)
-    if expected_of(made).ttft_s == INFINITE:  # queues grow without end: how late all is depends on how long one looks
+    if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
     if how.simulate and expected_of(made).requests_per_s:
         task = job(made, hardware, question.asks, source.workload, how.seed)

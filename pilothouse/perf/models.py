@@ -34,6 +34,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_head_dim: int = 0  # likewise
     linear_state_mb: float = 0.0  # state per running sequence, all linear layers, in the declared float32 [1e6 B]
     latent: int = 0  # MLA: kv_lora_rank + qk_rope_head_dim; 0 = not MLA
+    kept_share: float = 1.0  # of the context that growing layers keep: less where one vector stands for several tokens
     experts: int = 0
     experts_per_token: int = 0
     expert_intermediate: int = 0

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mpt": TIED,
     "muse_glimmer_text": GATED,
     "nanochat": {"tie_word_embeddings": False},
+    "nemotron_h": {"mamba_ssm_cache_dtype": "float32"},
     "opt": TIED,
     "qwen2_5_vl_text": QWEN_VL,
     "qwen2_vl_text": QWEN_VL,

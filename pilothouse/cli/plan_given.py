@@ -100,7 +100,7 @@ def missed(one: Judged) -> list[str]:
         if limit is not None and value > limit and not expected.classes
     ]
     found += [f"an objective of {name}" for name, met in expected.classes.items() if not met.keeps]
-    if expected.requests_per_s < asked:
+    if expected.requests_per_s < asked and one.question.asks.closed is None:
         found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
     return found
 

@@ -4,21 +4,24 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from math import sqrt
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pilothouse.core.random_stream import stream
 from pilothouse.core.units import SECOND, BlockKey, Micros
 from pilothouse.plan import need as needs
 from pilothouse.plan.disaggregate import Need
 from pilothouse.workload.demand import Demand, Lasts, succession, survey
-from pilothouse.workload.requests import Stage, Workload
+from pilothouse.workload.requests import Stage, Workload, poisson_arrivals
 from pilothouse.workload.reuse import HitCurve
 
 POINTS = 12  # equally likely lengths that stand for a distribution
 CELLS = 24  # of a stage's time: its load curve
 CELL_REQUESTS = 200  # in the mean, at least: fewer are luck and no load curve
 ALL = "*"  # of the requests together; no tenant is called so
+SLOWEST = 1e-4  # of the rate at which requests would come if none waited for another
 SETTLING = 14  # halvings, for the rate of a closed loop
 TOP = 0.95  # of the requests come at a lower rate than the one that is planned for
 
@@ -72,6 +75,18 @@ def by_clock(workload: Workload, lasts: Lasts) -> Workload:
     return replace(workload, stages=[_by_clock(stage, lasts) for stage in workload.stages])
 
 
+def spread(workload: Workload, seed: int) -> Workload:
+    """A closed loop by the clock, in order, at times as Poisson's: equal users, who never differ, would come in waves."""
+
+    def apart(number: int, stage: Stage) -> Stage:
+        if not stage.rate:
+            return stage
+        times = poisson_arrivals(stream(seed, f"spread/{number}"), stage.rate, len(stage.requests))
+        return replace(stage, requests=[replace(p, arrival_us=at) for p, at in zip(stage.requests, times, strict=True)])
+
+    return replace(workload, stages=[apart(i, stage) for i, stage in enumerate(workload.stages)])
+
+
 def _by_clock(stage: Stage, lasts: Lasts) -> Stage:
     if all(planned.after is None for planned in stage.requests):
         return stage
@@ -88,14 +103,19 @@ def closed_of(workload: Workload, lasts: Lasts) -> Closed | None:
     stages = [stage for stage in workload.stages if stage.reported and stage.requests]
     if not stages or any(stage.rate or all(p.after is None for p in stage.requests) for stage in stages):
         return None
-    stage = max(stages, key=lambda stage: sum(planned.after is None for planned in stage.requests))
+    stage = max(stages, key=users_of)
     followers = [planned for planned in stage.requests if planned.after is not None]
     think_us = sum(planned.arrival_us for planned in followers) / len(followers)
-    users = float(len(stage.requests) - len(followers))
+    users = float(users_of(stage))
     if len({planned.after for planned in followers}) < len(followers):  # several wait for the same one
         takes_us = sum(lasts(planned) for planned in stage.requests) / len(stage.requests) + think_us
         users = _by_clock(stage, lasts).rate * takes_us / SECOND
     return Closed(users, think_us / SECOND)
+
+
+def users_of(stage: Stage) -> int:
+    """Whose first requests wait for no other."""
+    return sum(planned.after is None for planned in stage.requests)
 
 
 def settled(asks: Asks, takes: Callable[[float], float]) -> Asks:
@@ -105,12 +125,12 @@ def settled(asks: Asks, takes: Callable[[float], float]) -> Asks:
     """
     if asks.closed is None:
         return asks
-    low, high = 0.0, asks.closed.users / max(1e-6, asks.closed.think_s + takes(0.0))
+    users, think_s = asks.closed.users, asks.closed.think_s
+    high = users / max(1e-6, think_s + takes(0.0))
+    low = high * SLOWEST
     for _ in range(SETTLING):
-        middle = (low + high) / 2
-        low, high = (
-            (middle, high) if middle * (asks.closed.think_s + takes(middle)) < asks.closed.users else (low, middle)
-        )
+        middle = sqrt(low * high)
+        low, high = (middle, high) if middle * (think_s + takes(middle)) < users else (low, middle)
     scale = low / asks.rate
     curve = [(rate * scale, share) for rate, share in asks.curve]
     return replace(asks, rate=low, rate_mean=asks.rate_mean * scale, curve=curve)

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from pilothouse.cli.plan_page import write_page
 from pilothouse.cli.plan_question import question_of
-from pilothouse.cli.plan_table import show
+from pilothouse.cli.plan_table import show, show_divisions
 from pilothouse.cli.plan_wanted import Asked
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
+from pilothouse.plan.division import Division, divisions
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import moved, plan_text
 from pilothouse.plan.promise import expected_of, keeps
@@ -32,11 +33,13 @@ class Answer(msgspec.Struct, frozen=True):
 
     plans: list[Plan]
     rejected: list[dict[str, str]]
+    divisions: list[Division] = []  # one fleet for all classes of requests, or several: cheapest first
 
 
 def plan(asked: Asked) -> None:
     question, source = question_of(asked)
     found = search(question)
+    divided = divisions(question, source.workload, found.plans)
     console = Console(stderr=True)
     if asked.simulate and found.plans:
         found = _simulated(question, found, source.workload, asked, console)
@@ -46,9 +49,10 @@ def plan(asked: Asked) -> None:
         write_page(asked.page, question, found, question.hardware)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
-        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected)), indent=1).decode())
+        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected, divided)), indent=1).decode())
     else:
         show(question, found, source, asked.why)
+        show_divisions(question, divided, asked.why)
     if not found.plans:
         raise PilothouseError(_nothing(question, found))
     for name, path in (("plan", asked.out), ("page", asked.page)):

@@ -198,7 +198,9 @@ def test_the_command_lists_explains_judges_and_writes(tmp_path: Path) -> None:
     assert written == ["grid-large.yaml", "grid-small.yaml"]
 
 
-def test_a_plan_is_simulated_at_loads_of_what_it_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_simulated_at_loads_of_what_it_is_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.yaml").write_text(plan_text(replace(PLANS["edge"], rate=0.2)))
     done = runner.invoke(app, ["sim", "plan.yaml", "--json", "runs.json", "--jobs", "1", "--load", "0.5,2"])

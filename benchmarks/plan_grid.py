@@ -60,13 +60,13 @@ def _point(
     _, asks = asked(1.0, 300)
     engine = engine_of(pool, model, gpu, asks.demand.context_mean)
     fleet = Fleet(Pool(engine, replicas), Pool(engine, replicas) if split else None)
-    highest, _ = rate_max(fleet, asks, 95, (float("inf"), float("inf")), 0.0)
-    workload, asks = asked(share * highest, REQUESTS)
-    load = load_at(fleet, asks, asks.rate, 95, 0.0)
     pools = [pool]
     if split:
         pools = [replace(pool, name=role.value, role=role, connector="nixl") for role in (Role.PREFILL, Role.DECODE)]
     plan = Plan(name="grid", model=model.name, pools=pools, objective=Objective(), workload=None)
+    highest, _ = rate_max(fleet, asks, 95, (float("inf"), float("inf")), 0.0)
+    workload, asks = asked(share * highest, REQUESTS)
+    load = load_at(fleet, asks, asks.rate, 95, 0.0)
     simulated = fleet_of(plan, hardware_of(plan), asks.demand.context_mean, workload.block_size)
     done = rehearse(Job(simulated, "marginal_cost", workload, 95, 1, LEAD))
     return load, (done.ttft_s, done.tpot_s)

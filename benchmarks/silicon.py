@@ -9,7 +9,6 @@ Prints each fit and its errors. `--constants` prints those of `perf/priors.py`; 
 import argparse
 import csv
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,11 +17,17 @@ from msgspec.structs import asdict
 from benchmarks.report import say, table
 from pilothouse.perf.catalog import gpu_named, model_named, precision_named
 from pilothouse.perf.fit import Row, fit_constants, fits, held_out, mean_error, tpot_us
+from pilothouse.perf.priors import estimate
 from pilothouse.plan.document import Layout
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 CONCURRENCY_MAX = 256  # above it the measured engines admitted only part of the load
-DOUBTFUL = ("Qwen/Qwen3-235B-A22B", "meta-llama/Llama-3.1-8B")  # implausible in layout, and in recorded concurrency
+DOUBTFUL = {
+    "Qwen/Qwen3-235B-A22B": "implausible in layout and several times as slow as the roofline",
+    "meta-llama/Llama-3.1-8B": "implausible in recorded concurrency",
+}  # of the trained file
+WAITING_MAX = 0.25  # requests in the mean: above it the cache was too small for the recorded concurrency
+OVERFULL = "TTFT says that requests waited for room in the cache"
 FLAGS = {
     "conc_gt_256": "more concurrency than the engine admitted",
     "kv_overflow": "the cache overflowed",
@@ -38,6 +43,7 @@ class Measured(Struct, frozen=True):
     row: Row  # concurrency: of one data-parallel rank
     layout: Layout
     ttft_ms: float  # 0 = not recorded
+    doubtful: str  # why nothing is fitted on it; "" = it may be
 
 
 def read(path: Path) -> tuple[list[Measured], Counter[str]]:
@@ -61,7 +67,7 @@ def _measured(line: dict[str, str]) -> Measured | str:
         model, gpu = model_named(line["model"]), gpu_named(line["system"])
         precision = precision_named(line["precision"])
     except KeyError as error:
-        return str(error.args[0])
+        return str(error.args[0]).partition(", ")[0]
     tp, dp, tp_experts, ep = (_number(line, name) for name in ("tp", "dp", "moe_tp", "moe_ep"))
     concurrency = _number(line, "concurrency") or _number(line, "batch_size")
     prompt, output, tpot_ms = (_number(line, name) for name in ("isl", "osl", "tpot_ms"))
@@ -75,7 +81,17 @@ def _measured(line: dict[str, str]) -> Measured | str:
         return FLAGS["conc_gt_256"]
     layout = Layout(tp=int(tp), dp=int(dp), expert_parallel=bool(model.experts) and ep > 1)
     row = Row(model, gpu, precision, int(tp), prompt, output, rank, tpot_ms)
-    return Measured(row, layout, _number(line, "ttft_ms"))
+    ttft_ms = _number(line, "ttft_ms")
+    doubt = DOUBTFUL.get(model.name) or (OVERFULL if _waiting(row, ttft_ms) > WAITING_MAX else "")
+    return Measured(row, layout, ttft_ms, doubt)
+
+
+def _waiting(row: Row, ttft_ms: float) -> float:
+    """Requests that waited for room, by Little's law: TTFT beyond what it were if all prompts came at one time."""
+    of = estimate(row.model, row.gpu, row.tp, row.precision)
+    work = of.p_us * row.isl + of.q_ps / 1e6 * row.isl**2 / 2
+    at_once_us = (row.concurrency + 1) / 2 * (work + tpot_us(of, 0, row.osl, row.concurrency))
+    return row.concurrency * (ttft_ms - at_once_us / 1e3) / (ttft_ms + row.osl * row.tpot_ms)
 
 
 def _number(line: dict[str, str], name: str) -> float:
@@ -87,13 +103,7 @@ def _number(line: dict[str, str], name: str) -> float:
 
 def silicon(path: Path = SHARED / "silicon_train.csv") -> list[Row]:
     """The measured rows that are fit to be fitted."""
-    plain = (found.row for found in read(path)[0] if found.layout == Layout(tp=found.row.tp))
-    return [row for row in plain if row.model.name not in DOUBTFUL]
-
-
-def tpot_errors(found: Iterable[tuple[Row, float]]) -> list[float]:
-    """Relative errors, signed. `found`: rows and predicted TPOT [microseconds]."""
-    return [us / (row.tpot_ms * 1000) - 1 for row, us in found]
+    return [of.row for of in read(path)[0] if of.layout == Layout(tp=of.row.tp) and not of.doubtful]
 
 
 def step_times(rows: list[Row], figures: dict[str, float]) -> None:

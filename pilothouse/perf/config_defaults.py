@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mpt": TIED,
     "muse_glimmer_text": GATED,
     "nanochat": {"tie_word_embeddings": False},
+    "nemotron_h": {"mamba_ssm_cache_dtype": "float32"},
     "opt": TIED,
     "qwen2_5_vl_text": QWEN_VL,
     "qwen2_vl_text": QWEN_VL,
@@ -53,21 +54,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 CHECKED = frozenset(  # families whose parameters are within 1 % of what transformers instantiates, `benchmarks/model_configs.py`
     "afmoe apertus arcee aria_text axk1 axk2 bamba bitnet bloom codegen cohere cohere2 cohere2_moe cosmos3_edge_text "
-    "cwm deepseek_v2 deepseek_v3 deepseek_v32 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon "
+    "cwm deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon "
     "falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text glm glm4 "
     "glm4_moe glm4_moe_lite glm4v_moe_text glm4v_text glm5_next_text glm_moe_dsa glm_ocr_text gpt2 gpt_bigcode "
     "gpt_neox gpt_oss gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium "
     "hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax jais2 jamba kimi_k2 kimi_linear laguna lfm2 llama llama4_text "
-    "mamba mamba2 mellum mimo_v2_flash minicpm3 minimax minimax_m2 minimax_m3_vl_text ministral ministral3 mistral "
+    "mamba mamba2 mellum mimo mimo_v2_flash minicpm3 minimax minimax_m2 minimax_m3 minimax_m3_vl minimax_m3_vl_text "
+    "ministral ministral3 mistral "
     "mistral4 mixtral mpt muse_glimmer_text nanochat nemotron nemotron_h olmo olmo2 olmo3 olmo_hybrid olmoe "
     "paddleocr_vl_text phi phi3 phi4_multimodal phimoe qwen2 qwen2_5_omni_text qwen2_5_vl_text qwen2_moe "
     "qwen2_vl_text qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_omni_moe_text qwen3_vl_moe_text "
-    "qwen3_vl_text seed_oss smollm3 solar_open stablelm starcoder2 step3p5 vaultgemma youtu".split()
+    "qwen3_vl_text seed_oss smollm3 solar_open stablelm starcoder2 step3p5 step3p7 vaultgemma youtu".split()
 )
 
 STRANGE = {  # family -> what is unlike all others in it
     "blt": "models within the model",
-    "deepseek_v4": "attention over compressed tokens",
     "doge": "experts that are looked up",
     "evolla": "attention between models",
     "hrm_text": "layers that run several times",
@@ -84,6 +85,8 @@ STRANGE = {  # family -> what is unlike all others in it
     "zamba2": "layers that share weights",
     "zaya": "convolutions in its attention",
 }
+
+STRANGE_FIELDS = {"block_configs": "layers that differ one by one"}  # likewise, whatever the family
 
 ENCODERS = frozenset(
     "albert bart bert bert-generation big_bird camembert clip data2vec-text deberta deberta-v2 distilbert electra ernie git "

@@ -33,7 +33,7 @@ class Precision(StrEnum):
 def kv_bytes_per_token(model: Model, tp: int, kv_byte: float = 2.0) -> float:
     """Growing KV cache per context token and GPU [bytes]. Window layers are constant and not in it."""
     if model.latent:
-        return model.attention_layers * model.latent * kv_byte  # latent vectors lie on every rank
+        return model.attention_layers * model.kept_share * model.latent * kv_byte  # latent vectors lie on every rank
     return model.attention_layers * 2 * _heads_per_gpu(model.kv_heads, tp) * model.head_dim * kv_byte
 
 
@@ -112,7 +112,7 @@ def sequence_bytes(model: Model, tp: int, context: float, block_size: int = 16, 
     """What one sequence of so much context takes per GPU [bytes], with its windows and states."""
     growing = context * kv_bytes_per_token(model, tp, kv_byte)
     heads, width = model.window_kv_heads or model.kv_heads, model.window_head_dim or model.head_dim
-    per_window = 2 * _heads_per_gpu(heads, tp) * width * kv_byte
+    per_window = (model.latent or 2 * _heads_per_gpu(heads, tp) * width) * kv_byte
     windows = model.window_layers * min(context, model.window + block_size) * per_window
     return growing + windows + model.linear_state_mb * 1e6 / tp
 

@@ -10,7 +10,7 @@ refuses    what it does not know, naming the fields; a guess would be a wrong pl
 
 import msgspec
 
-from pilothouse.perf.config_defaults import CHECKED, ENCODERS, STRANGE
+from pilothouse.perf.config_defaults import CHECKED, ENCODERS, STRANGE, STRANGE_FIELDS
 from pilothouse.perf.config_fields import Config, Fields
 from pilothouse.perf.model_layers import EXPERTS, LAYERS, STATES_ALONE, Feed, Layer, Mixer, layers_of
 from pilothouse.perf.model_parts import parts_of
@@ -29,6 +29,9 @@ from pilothouse.perf.quantised import precision_of, published_bytes
 
 __all__ = ["Config", "kv_model", "model_of", "own_dtype", "precision_of"]
 
+GROWING = (Mixer.FULL, Mixer.SPARSE, Mixer.COMPRESSED)
+WINDOWED = (Mixer.WINDOW, Mixer.SPARSE, Mixer.COMPRESSED)
+RATIOS = {Mixer.SPARSE: 4, Mixer.COMPRESSED: 128}  # tokens to a vector, where nobody says: DeepSeek V4's
 SOURCE = "its config.json; parameters calculated"
 
 
@@ -61,7 +64,7 @@ def model_of(config: Config, name: str) -> Model:
         dense_layers=len(layers) - sparse if sparse else 0,
         tied_embeddings=tied,
         prediction_layers=fields.number("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers"),
-        index_width=fields.number("index_head_dim") if known.latent else 0,
+        index_width=fields.number("index_head_dim") if known.latent and known.attention_layers else 0,
         published=precision.value,
         published_gb=stored / 1e9,
         source=_source(fields),
@@ -86,9 +89,11 @@ def own_dtype(config: Config) -> str:
 def _kv_model(fields: Fields, layers: list[Layer]) -> Model:
     (hidden,) = fields.wanted(HIDDEN)
     own = len(layers) - fields.number("num_kv_shared_layers")  # the others take those of earlier layers
-    full = sum(Mixer.FULL in layer.mixers for layer in layers[:own])
-    windows = sum(Mixer.WINDOW in layer.mixers for layer in layers[:own])
-    states = any(mixer not in (Mixer.FULL, Mixer.WINDOW) for layer in layers for mixer in layer.mixers)
+    growing = [layer for layer in layers[:own] if not {*GROWING}.isdisjoint(layer.mixers)]
+    full = len(growing)
+    windows = sum(not {*WINDOWED}.isdisjoint(layer.mixers) for layer in layers[:own])
+    states = any(mixer not in (*GROWING, *WINDOWED) for layer in layers for mixer in layer.mixers)
+    one_vector = fields.number("head_dim") if fields.number("o_lora_rank") else 0
     latent = fields.number("kv_lora_rank")
     shape = attention_shape(fields, Mixer.FULL if full else Mixer.WINDOW)
     heads, kv_heads, width = shape.heads, shape.kv_heads, (shape.key + shape.value) // 2
@@ -117,8 +122,20 @@ def _kv_model(fields: Fields, layers: list[Layer]) -> Model:
         window_kv_heads=other.kv_heads if differs else 0,
         window_head_dim=(other.key + other.value) // 2 if differs else 0,
         linear_state_mb=round(state_bytes(fields, layers, hidden) / 1e6, 1 if states else 0) if states else 0.0,
-        latent=latent + fields.number("qk_rope_head_dim") if latent else 0,
+        latent=one_vector or (latent + fields.number("qk_rope_head_dim") if latent else 0),
+        kept_share=_kept_share(fields, layers) if one_vector else 1.0,
     )
+
+
+def _kept_share(fields: Fields, layers: list[Layer]) -> float:
+    """Mean over the layers that keep vectors of several tokens: how many to a token."""
+    told = fields.numbers("compress_ratios")
+    ratios = [
+        told[at] if at < len(told) else RATIOS[layer.mixers[0]]
+        for at, layer in enumerate(layers)
+        if layer.mixers and layer.mixers[0] in RATIOS
+    ]
+    return sum(1 / ratio for ratio in ratios) / len(ratios) if ratios else 1.0
 
 
 def _is_tied(fields: Fields) -> bool:
@@ -132,7 +149,7 @@ def _refuse_strange(fields: Fields) -> None:
     kind = fields.model_type
     if fields.outer.get("is_encoder_decoder") is True or kind in ENCODERS:
         raise fields.wrong("model_type", f"{kind!r} encodes: plans are for models that generate, decoders alone")
-    if why := STRANGE.get(kind):
+    if (why := STRANGE.get(kind)) or (why := next((w for f, w in STRANGE_FIELDS.items() if fields.says(f)), "")):
         what = f"{kind!r} has {why}, which is not known; describe the model in YAML with the catalogue's fields"
         raise fields.wrong("model_type", what)
 

@@ -17,6 +17,8 @@ class Mixer(StrEnum):
 
     FULL = "full attention"  # KV of all
     WINDOW = "window"  # KV of the last ones
+    SPARSE = "compressed, of which some are picked"  # one vector for several tokens, an index, and a window
+    COMPRESSED = "compressed"  # one vector for many tokens, and a window
     DELTA = "gated delta net"  # a state
     KIMI = "Kimi delta attention"  # a state
     LIGHTNING = "lightning attention"  # a state
@@ -46,12 +48,15 @@ STATES_ALONE = ("mamba", "mamba2", "falcon_mamba")
 WORDS = {
     "full_attention": Mixer.FULL, "attention": Mixer.FULL, "indexed_attention": Mixer.FULL, "mamba": Mixer.MAMBA2,
     "sliding_attention": Mixer.WINDOW, "chunked_attention": Mixer.WINDOW, "conv": Mixer.CONVOLUTION,
+    "deepseek_sparse_attention": Mixer.FULL, "compressed_sparse_attention": Mixer.SPARSE,
+    "heavily_compressed_attention": Mixer.COMPRESSED,
 }  # fmt: skip
 LETTERS = {  # of NemotronH's pattern
     "M": Layer((Mixer.MAMBA2,), Feed.NONE), "*": Layer((Mixer.FULL,), Feed.NONE),
     "-": Layer((), Feed.DENSE), "E": Layer((), Feed.EXPERTS),
 }  # fmt: skip
 BLOCKS = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "mlp": "-", "moe": "E"}
+SPARSE_RATIO_MAX = 16  # DeepSeek V4 makes one vector of 4 tokens where it picks some, and of 128 where it looks at all
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
 SPARSE = ("sparse", "moe", "hash_moe")
 
@@ -86,6 +91,8 @@ def _pattern(fields: Fields, field: str, letters: list[str]) -> list[Layer]:
 def _mixers(fields: Fields, count: int) -> list[Mixer]:
     """By the first field that tells."""
     linear = _linear(fields)
+    if ratios := fields.numbers("compress_ratios")[:count]:  # those of prediction layers come last
+        return [_compressed(ratio) for ratio in ratios] + [Mixer.WINDOW] * (count - len(ratios))
     if fields.says("layers_block_type") and fields.model_type in ("zamba", "zamba2", "recurrent_gemma"):
         raise fields.wrong("layers_block_type", "layers that share weights, or recurrent ones, are not known")
     if kinds := fields.by_layer("layer_types", count):
@@ -116,6 +123,12 @@ def _mixers(fields: Fields, count: int) -> list[Mixer]:
     if fields.number("mamba_d_state") and fields.model_type != "falcon_h1":
         return [Mixer.MAMBA2] * count
     return _unlimited(fields, _windows(fields, count))
+
+
+def _compressed(ratio: int) -> Mixer:
+    if ratio <= 1:
+        return Mixer.WINDOW
+    return Mixer.SPARSE if ratio <= SPARSE_RATIO_MAX else Mixer.COMPRESSED
 
 
 def _windows(fields: Fields, count: int) -> list[Mixer]:

@@ -52,7 +52,8 @@ def parts_of(fields: Fields, layers: list[Layer]) -> list[Part]:
     dense = tuple(number for number, layer in enumerate(layers) if layer.feed in (Feed.DENSE, Feed.BOTH))
     sparse = tuple(number for number, layer in enumerate(layers) if layer.feed in (Feed.EXPERTS, Feed.BOTH))
     found += _dense(fields, hidden, dense, bool(sparse)) if dense else []
-    found += _experts(fields, hidden, sparse) if sparse else []
+    beside = any(layer.feed is Feed.BOTH for layer in layers)  # the dense part has the usual name there
+    found += _experts(fields, hidden, sparse, "moe" if beside else "mlp") if sparse else []
     return found + list(_per_layer_inputs(fields, hidden, len(layers)))
 
 
@@ -71,9 +72,14 @@ def _own_keys(fields: Fields, layers: int, parts: list[Part]) -> list[Part]:
 def _mixer(fields: Fields, mixer: Mixer, hidden: int, at: tuple[int, ...]) -> list[Part]:
     match mixer:
         case Mixer.FULL | Mixer.WINDOW:
+            if fields.number("o_lora_rank"):
+                return [Part(f"self_attn.{name}", count, at) for name, count in _one_vector(fields, hidden).items()]
             latent = fields.number("kv_lora_rank")
             named = _latent(fields, hidden, latent) if latent else _attention(fields, mixer, hidden)
             return [Part(f"self_attn.{name}", count, at) for name, count in (named | _index(fields, hidden)).items()]
+        case Mixer.SPARSE | Mixer.COMPRESSED:
+            named = _one_vector(fields, hidden) | _compressor(fields, hidden, mixer)
+            return [Part(f"self_attn.{name}", count, at) for name, count in named.items()]
         case Mixer.DELTA:
             keys, values, heads, _, _ = delta_shape(fields)
             kernel = fields.number("linear_conv_kernel_dim", default=4)
@@ -129,12 +135,35 @@ def _latent(fields: Fields, hidden: int, rank: int) -> dict[str, int]:
     rope, asked = fields.number("qk_rope_head_dim"), fields.number("q_lora_rank")
     query = heads * (nope + rope)
     named = {"q_a_proj": hidden * asked, "q_b_proj": asked * query} if asked else {"q_proj": hidden * query}
-    gate = {"gate_proj": hidden * heads * value} if fields.is_on("attn_output_gate") else {}
+    gate = (
+        {"gate_proj": hidden * heads * value}
+        if fields.is_on("attn_output_gate") or fields.is_on("mla_use_output_gate")
+        else {}
+    )
     return named | gate | {
         "kv_a_proj_with_mqa": hidden * (rank + rope),
         "kv_b_proj": rank * heads * (nope + value),
         "o_proj": heads * value * hidden,
     }  # fmt: skip
+
+
+def _one_vector(fields: Fields, hidden: int) -> dict[str, int]:
+    """Of DeepSeek V4: one vector is key and value for all heads, and outputs go through narrow matrices by groups."""
+    heads, width, asked, given, groups = fields.wanted(
+        ("num_attention_heads",), ("head_dim",), ("q_lora_rank",), ("o_lora_rank",), ("o_groups",)
+    )
+    return {"q_a_proj": hidden * asked, "q_b_proj": asked * heads * width, "kv_proj": hidden * width,
+            "o_a_proj": given * heads * width, "o_b_proj": groups * given * hidden}  # fmt: skip
+
+
+def _compressor(fields: Fields, hidden: int, mixer: Mixer) -> dict[str, int]:
+    """What makes one vector of several tokens, and what picks some of them."""
+    width, index, rank = fields.number("head_dim"), fields.number("index_head_dim"), fields.number("q_lora_rank")
+    if mixer is Mixer.COMPRESSED:
+        return {"compressor.kv_proj": 2 * hidden * width}
+    heads = fields.number("index_n_heads")
+    picks = 4 * hidden * index + rank * heads * index + hidden * heads
+    return {"compressor.kv_proj": 4 * hidden * width, "compressor.indexer": picks}
 
 
 def _index(fields: Fields, hidden: int) -> dict[str, int]:
@@ -152,7 +181,7 @@ def _dense(fields: Fields, hidden: int, at: tuple[int, ...], beside_experts: boo
     return [Part(f"mlp.{name}", count, at) for name, count in named.items()]
 
 
-def _experts(fields: Fields, hidden: int, at: tuple[int, ...]) -> list[Part]:
+def _experts(fields: Fields, hidden: int, at: tuple[int, ...], group: str) -> list[Part]:
     count, used = fields.number(*EXPERTS), experts_per_token(fields)
     fields.refuse_missing([] if used else ["num_experts_per_tok"])
     if used > count:
@@ -160,13 +189,13 @@ def _experts(fields: Fields, hidden: int, at: tuple[int, ...]) -> list[Part]:
     width, takes, matrices = expert_shape(fields, hidden)
     each = matrices * takes * width
     parts = [
-        Part("mlp.experts.0.up_proj", count * each, at, used=used * each),
-        Part("mlp.gate", hidden * count, at, is_linear=False),
+        Part(f"{group}.experts.0.up_proj", count * each, at, used=used * each),
+        Part(f"{group}.gate", hidden * count, at, is_linear=False),
     ]
     if takes != hidden:  # into the width that experts take, and back
-        parts.append(Part("mlp.latent_proj", 2 * hidden * takes, at))
+        parts.append(Part(f"{group}.latent_proj", 2 * hidden * takes, at))
     if shared := _shared(fields, width):
-        parts.append(Part("mlp.shared_experts.up_proj", matrices * hidden * shared, at))
+        parts.append(Part(f"{group}.shared_experts.up_proj", matrices * hidden * shared, at))
     return parts
 
 

@@ -84,7 +84,11 @@ def expert_shape(fields: Fields, hidden: int) -> tuple[int, int, int]:
     """(width of an expert, width of its input, matrices)."""
     width = fields.number("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size", "ffn_hidden_size")
     fields.refuse_missing([] if width else ["moe_intermediate_size"])
-    return width, fields.number("moe_latent_size", default=hidden), 2 if is_ungated(fields) else 3
+    return (
+        width,
+        fields.number("moe_latent_size", "routed_expert_hidden_size", default=hidden),
+        2 if is_ungated(fields) else 3,
+    )
 
 
 def experts_per_token(fields: Fields) -> int:

@@ -51,10 +51,10 @@ EXPECTED = Constants(
 """Before any row is seen: rooflines reached in part, as `performance-model.md` of the shared reference has them, and guesses."""
 
 CONSTANTS = Constants(
-    weights=1.07, weights_4bit=1.33, layer_us=67.8, layer_experts_us=6.08, layer_unpacked_us=14.3,
-    layer_latent_us=30.4, sequence_us=6.64, sequence_layer_us=0.593, kv=1.06, prefill=1.17,
-    prefill_blackwell=1.86, prefill_experts=2.54, prefill_unpacked=9.92, attention=1.4,
-    attention_blackwell=2.51, all_reduce=1.74, passes=5.02, passes_experts=11.6, experts=0.54,
+    weights=1.05, weights_4bit=1.31, layer_us=68.2, layer_experts_us=5.93, layer_unpacked_us=14.3,
+    layer_latent_us=30.2, sequence_us=6.25, sequence_layer_us=0.592, kv=1.08, prefill=1.35,
+    prefill_blackwell=1.89, prefill_experts=2.52, prefill_unpacked=9.87, attention=1.43,
+    attention_blackwell=2.51, all_reduce=1.58, passes=5.61, passes_experts=12.2, experts=0.539,
     experts_unpacked=1.21,
 )  # fmt: skip
 

@@ -16,9 +16,15 @@ from pilothouse.perf.config_fields import Config, text_part
 from pilothouse.perf.memory import MXFP4_BYTES, Precision
 from pilothouse.perf.model_parts import Part
 
+EXPERT_DTYPE = "expert_dtype"
 LEFT = ("ignore", "exclude_modules", "modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules", "exclude",
         "dont_convert")  # fmt: skip
-PREFIXES = ("model.layers", "model.language_model.layers", "language_model.model.layers", "backbone.layers")
+PREFIXES = ("model.", "model.language_model.", "language_model.model.", "backbone.", "")  # of what stands around layers
+OTHER_GROUPS = {  # part of a layer -> what else it is called
+    "mlp": ("block_sparse_moe", "mixer", "feed_forward", "ffn", "moe"),
+    "mixer": ("mamba", "linear_attn"),
+    "self_attn": ("attn", "attention"),
+}
 BYTES_16 = 2.0
 NVFP4_BYTES = 0.5625  # 4 bits, and one scale of 8 bits for 16 weights
 SCALE_BYTES = 2.0  # of a group of integers; their zero points are smaller still
@@ -68,7 +74,8 @@ def _quantised(config: Config) -> Config:
     found = config.get("quantization_config") or text_part(config).get("quantization_config") or {}
     if not isinstance(found, Mapping):
         raise ConfigError([Problem("config.json: quantization_config", "has no fields")])
-    return found
+    own = config.get(EXPERT_DTYPE)  # DeepSeek V4's experts are narrower than the rest
+    return {**found, EXPERT_DTYPE: own} if found and isinstance(own, str) else found
 
 
 def _narrowest(quantised: Config, groups: Sequence[Group], name: str) -> Stored:
@@ -111,6 +118,9 @@ def _groups(quantised: Config, name: str) -> list[Group]:
         said = {"quant_method": quantised.get("quant_method"), "w": weights if isinstance(weights, Mapping) else {}}
         found.append((hits, _stored(said | {"format": group.get("format") or ""}, name)))
     layers = quantised.get("quantized_layers")
+    if quantised.get(EXPERT_DTYPE) == "fp4" and not layers:
+        found.append((_matcher(["experts"], name), Stored(Precision.FP4, MXFP4_BYTES)))
+        found.append((lambda _: True, _stored({k: v for k, v in quantised.items() if k != EXPERT_DTYPE}, name)))
     by_way: dict[str, list[str]] = {}
     for layer, way in layers.items() if isinstance(layers, Mapping) else ():
         by_way.setdefault(str(way.get("quant_algo")) if isinstance(way, Mapping) else "", []).append(str(layer))
@@ -126,9 +136,13 @@ def _has_small_head(quantised: Config) -> bool:
 
 
 def _names(part: Part, layer: int | None) -> list[str]:
+    """As checkpoints may have it, from the layers on."""
     if layer is None:
-        return [part.name, f"model.{part.name}", f"language_model.{part.name}"]
-    return [f"{prefix}.{layer}.{part.name}" for prefix in PREFIXES]
+        return [part.name]
+    group, _, rest = part.name.partition(".")
+    groups = [group, *OTHER_GROUPS.get(group, ())]
+    rests = [rest, rest.replace("shared_experts", "shared_expert"), rest.replace("experts.0.up_proj", "experts.0.w1")]
+    return list(dict.fromkeys(f"layers.{layer}.{each}.{inner}" for each in groups for inner in rests))
 
 
 def _matcher(patterns: Sequence[str], name: str) -> Callable[[list[str]], bool]:
@@ -146,12 +160,16 @@ def _matcher(patterns: Sequence[str], name: str) -> Callable[[list[str]], bool]:
         raise ConfigError([Problem(f"{name}: quantization_config", what)]) from None
 
     def is_meant(names: list[str]) -> bool:
-        inner = _within(names[0])
-        pieces = inner.split(".")
-        runs = (".".join(pieces[at:to]) for at in range(len(pieces)) for to in range(at + 1, len(pieces) + 1))
-        if any(run in plain for run in runs) or (by_glob and (by_glob.match(inner) or by_glob.match(inner + "."))):
-            return True
-        return any(expression.match(each) for expression in expressions for each in names)
+        for inner in names:
+            pieces = inner.split(".")
+            runs = (".".join(pieces[at:to]) for at in range(len(pieces)) for to in range(at + 1, len(pieces) + 1))
+            if any(run in plain for run in runs):
+                return True
+            if by_glob and (by_glob.match(inner) or by_glob.match(inner + ".")):
+                return True
+            if any(expression.match(prefix + inner) for expression in expressions for prefix in PREFIXES):
+                return True
+        return False
 
     return is_meant
 

@@ -30,7 +30,7 @@ def find_model(name: str) -> Model:
     if path.suffix == ".json":
         return _out_of(_read(path), name)
     if _is_there(path / "config.json"):
-        return _out_of(_read(path / "config.json"), name)
+        return _out_of(_read(path / "config.json") | _beside(path), name)
     if _is_there(path):
         what = "is a directory without config.json" if path.is_dir() else "is neither a directory, nor .json, nor .yaml"
         raise ConfigError([Problem(name, what)])
@@ -47,6 +47,14 @@ def _out_of(config: dict[str, Any], name: str) -> Model:
     from pilothouse.perf.model_config import model_of  # a model of the catalogue does without
 
     return model_of(config, name)
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What modelopt says of its quantisation in a file of its own."""
+    if not _is_there(path / "hf_quant_config.json"):
+        return {}
+    told = _read(path / "hf_quant_config.json").get("quantization")
+    return {"quantization_config": {"quant_method": "modelopt"} | told} if isinstance(told, dict) else {}
 
 
 def _is_there(path: Path) -> bool:

@@ -144,7 +144,7 @@ def _notes(
             f"TP={layout.tp} keeps the KV {copies / layout.dcp:g} times; decode context parallelism would share it"
         )
     if model.index_width:
-        each = (model.index_width + INDEX_SCALE_BYTES) * model.attention_layers
+        each = round((model.index_width + INDEX_SCALE_BYTES) * model.attention_layers * model.kept_share)
         share = each / kv_bytes_per_token(model, 1, KV_BYTES[kv_precision])
         notes.append(
             f"sparse attention keeps an index of about {each:,} B a token beside the KV, which is in no figure here: "

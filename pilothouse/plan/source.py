@@ -51,6 +51,8 @@ def read_source(path: Path, served: str = "", seed: int = 1, load: float = 1.0) 
         return _journal(path, served)
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path, seed, load)
+    if path.is_dir() and not any(path.glob("*.json")):
+        raise ConfigError([Problem(WHERE, f"{path} holds neither a journal nor sessions (*.json); it must be {KINDS}")])
     if path.is_dir() or path.suffix == ".json":
         users = {"users": USERS, "count": max(USERS, len(list(path.glob("*.json"))))}
         notes = [f"{USERS} sessions at a time; write a workload file to say otherwise"]

@@ -113,6 +113,7 @@ def test_linear_layers_by_interval_keep_state() -> None:
     linear = {
         "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 48,
         "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+        "mamba_ssm_dtype": "float32",
     }  # fmt: skip
     model = model_of(DENSE | linear, "mine")
     assert (model.attention_layers, model.linear_state_mb) == (16, 153.9)
@@ -329,3 +330,30 @@ def test_a_family_fills_in_what_its_files_leave_out() -> None:
     assert model.parameters_b == pytest.approx(3.88, rel=0.01)  # 4.3 with its vision tower
     assert "no family that was checked" not in model.source
     assert "'brandnew' is no family that was checked" in model_of(DENSE | {"model_type": "brandnew"}, "mine").source
+
+
+V4 = {  # as DeepSeek-V4-Flash is published
+    "model_type": "deepseek_v4", "num_hidden_layers": 43, "hidden_size": 4096, "num_attention_heads": 64,
+    "num_key_value_heads": 1, "head_dim": 512, "vocab_size": 129_280, "moe_intermediate_size": 2048,
+    "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 6, "q_lora_rank": 1024, "o_lora_rank": 1024,
+    "o_groups": 8, "index_n_heads": 64, "index_head_dim": 128, "sliding_window": 128, "expert_dtype": "fp4",
+    "compress_ratios": [0, 0, *[4, 128] * 20, 4, 0], "quantization_config": {"quant_method": "fp8"},
+}  # fmt: skip
+
+
+def test_one_vector_for_several_tokens() -> None:
+    """21 layers keep a fourth of the context, 20 a 128th, all a window of 128; experts are narrower than the rest."""
+    model, known = model_of(V4, "mine"), MODELS["deepseek-ai/DeepSeek-V4-Flash"]
+    assert kv_bytes_per_token(model, 8) == pytest.approx((21 / 4 + 20 / 128) * 512 * 2)
+    assert sequence_bytes(model, 8, 10_000) - 10_000 * kv_bytes_per_token(model, 8) == pytest.approx(43 * 144 * 512 * 2)
+    assert (model.parameters_b, model.active_b) == pytest.approx((284.3, 13.23), rel=1e-3)
+    assert (model.published, model.published_gb) == ("fp4", pytest.approx(155.5, rel=1e-3))
+    assert sequence_bytes(known, 1, 10_000) == pytest.approx(sequence_bytes(model, 1, 10_000), rel=1e-3)
+
+
+def test_experts_that_take_less_than_the_width_and_have_no_gate() -> None:
+    """As Nemotron 3 Super: what experts take is made narrow first, and made wide again after."""
+    more = {"moe_latent_size": 1024, "n_routed_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 2688}
+    model = model_of(HYBRID | more | {"hybrid_override_pattern": "M*E"}, "mine")
+    assert model.expert_parameters == 2 * 1024 * 2688
+    assert (model.layers, model.moe_layers, model.attention_layers) == (3, 1, 1)

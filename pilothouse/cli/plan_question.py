@@ -46,13 +46,14 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
         model_said=model.name if model.name in MODELS else wanted.model,
         gpu_said=gpu.name if gpu.name in GPUS else wanted.gpu, gpus=wanted.gpus,
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
-        classes=classes, workload=source.said, goal=Goal(wanted.goal), price=_price(asked, gpu), precisions=tuple(precisions),
+        classes=classes, workload=source.said, rate=wanted.rate, goal=Goal(wanted.goal),
+        price=price_for(asked, gpu), precisions=tuple(precisions),
         kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
         follows=wanted.follows,
     ), source  # fmt: skip
 
 
-def _price(asked: Asked, gpu: Gpu) -> Price | None:
+def price_for(asked: Asked, gpu: Gpu) -> Price | None:
     wanted = asked.wanted
     if wanted.usd_per_hour is not None:
         return Price(wanted.usd_per_hour, "as given")

@@ -46,7 +46,7 @@ def asks_for(asked: Asked, times: StepTime) -> tuple[Source, Asks]:
     if wanted.rate is not None:
         source = clocked(wanted.rate / asks.rate if asks.rate else 1.0)
         asks = asks_of(source.workload, wanted.rate)
-    if not asks.rate:
+    if not (asks.rate or asked.at_once):
         raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])
     return source, asks
 

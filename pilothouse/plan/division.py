@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from pilothouse.plan.asks import asks_of
 from pilothouse.plan.document import Plan
-from pilothouse.plan.search import Goal, Question, keeps, search
+from pilothouse.plan.promise import keeps
+from pilothouse.plan.search import Goal, Question, search
 from pilothouse.workload.requests import Stage, Workload
 
 CLASSES_MAX = 4  # more make a great many fleets

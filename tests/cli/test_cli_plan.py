@@ -115,6 +115,16 @@ def test_lengths_are_enough(folder: Path) -> None:
     assert code == 2 and "--workload: is given, and lengths" in error
 
 
+def test_a_plan_is_judged_by_another_workload(folder: Path) -> None:
+    out, again = folder / "plan.yaml", folder / "again.yaml"
+    assert run(folder / "plan-for.yaml", "--no-simulate", "-o", out)[0] == 0
+    words = ["--prompt-tokens", "300", "--output-tokens", "100", "--concurrency", "8", "--no-simulate"]
+    code, said, _ = run(out, *words, "-o", again)
+    plan = msgspec.convert(yaml.safe_load(again.read_text()), Plan)
+    assert code == 0 and "8 users, each asks when he is answered; 300 tokens in, 100 out" in said
+    assert plan.workload["stages"][0]["users"] == 8 and plan.rate is None
+
+
 def test_a_fleet_that_prometheus_knows_is_planned_anew(folder: Path) -> None:
     with prometheus(FLEET, [1.0, 8.0, 8.0]) as (url, _):
         options = ["--workload", f"prometheus:{url}", "--window", "3h", "--no-simulate", "-o", folder / "plan.yaml"]

@@ -19,8 +19,9 @@ from pilothouse.plan.blueprint import NAMES, Blueprint, load
 from pilothouse.plan.document import Plan
 from pilothouse.plan.plan_file import read_plan
 from pilothouse.plan.promise import Terms, expected_of, promised
+from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
-from pilothouse.plan.search import Found, Question
+from pilothouse.plan.search import Found
 from pilothouse.plan.simulated import Hardware, hardware_of
 from pilothouse.plan.source import Source
 from pilothouse.plugins import load_plugins

@@ -60,8 +60,9 @@ def plan(
     precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own")] = "",
-    speculation: Annotated[bool | None, typer.Option(help="look at speculative decoding where it pays")] = None,
-    tiers: Annotated[bool | None, typer.Option(help="look at KV in the hosts' memory where it pays")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="do not look at: split, speculation or tiers; repeatable")
+    ] = None,
     usd_per_hour: Annotated[float | None, typer.Option(help="of one GPU, in place of any list")] = None,
     term: Annotated[str, typer.Option(help="on_demand, reserved, spot or owned; default: on_demand")] = "",
     why: Annotated[bool, typer.Option("--why", help="each rejected way in one line")] = False,
@@ -80,7 +81,7 @@ def plan(
         "step": step, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "shared_prefix": shared_prefix,
         "concurrency": concurrency, "rate": rate, "ttft": ttft, "tpot": tpot, "percentile": percentile,
         "classes": classes, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
-        "usd_per_hour": usd_per_hour, "term": term, "speculation": speculation, "tiers": tiers,
+        "usd_per_hour": usd_per_hour, "term": term, "without": without,
     }  # fmt: skip
     if blueprint == "list":
         plan_given.list_blueprints()

@@ -61,6 +61,10 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     problems = [Problem(f"--{name}", "is for a search: this fleet is chosen") for name in OF_A_SEARCH if name in own]
     if blueprint and file is not None:
         problems.append(Problem("--blueprint", f"and {file}: one of the two"))
+    if "gpu" in own:
+        if len(own["gpu"]) > 1 or "=" in own["gpu"][0]:
+            problems.append(Problem("--gpu", "one kind, without a number: this fleet is chosen"))
+        own["gpu"] = own["gpu"][0]
     if problems:
         raise ConfigError(problems)
     load_plugins()
@@ -157,9 +161,9 @@ def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
     terms = Terms(question.asks, prices, wanted.follows)
     made = promised(replace(plan, classes=classes), hardware, terms)
-    if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
+    if question.asks.rate > (DOUBT if how.simulate else 1.0) * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
-    if how.simulate and expected_of(made).requests_per_s:
+    if how.simulate and expected_of(made).requests_per_s_max:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)

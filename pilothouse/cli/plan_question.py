@@ -1,6 +1,6 @@
 """From what is asked to what is searched: names looked up, the workload read (`plan_workload.py`), prices found."""
 
-from pilothouse.cli.plan_wanted import Asked, Wanted
+from pilothouse.cli.plan_wanted import MAY_GO, Asked, Wanted
 from pilothouse.cli.plan_workload import asks_for, classes_for, missing_workload
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
@@ -37,6 +37,11 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     ):
         if value not in known:
             problems.append(Problem(where, f"{value!r} is none of {', '.join(known)}"))
+    problems += [
+        Problem("--without", f"{name!r} is none of {', '.join(MAY_GO)}")
+        for name in wanted.without
+        if name not in MAY_GO
+    ]
     if problems:
         raise ConfigError(problems)
     source, asks = asks_for(asked, step_time(model, next(iter(gpus.values())), 1, precisions[0]))
@@ -53,8 +58,8 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
         classes=classes, workload=source.said, rate=wanted.rate, goal=Goal(wanted.goal),
         precisions=tuple(precisions),
-        kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
-        speculation=wanted.speculation, tiers=wanted.tiers,
+        kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split="split" not in wanted.without,
+        speculation="speculation" not in wanted.without, tiers="tiers" not in wanted.without,
         follows=wanted.follows,
     ), source  # fmt: skip
 

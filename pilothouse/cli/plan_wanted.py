@@ -15,6 +15,12 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.question import Goal
 
+MAY_GO = {
+    "split": "prefill and decode on engines of their own",
+    "speculation": "drafts, where something to draft with is known",
+    "tiers": "KV in the hosts' memory",
+}
+
 
 class ClassWanted(Settings, frozen=True, kw_only=True):
     """What one class of requests, a tenant of the workload's mix, is to meet; what is left out is not asked for."""
@@ -65,9 +71,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
     follows: Annotated[
         int | None, Meta(ge=0, description="engines follow the load down to so many; default: all run all day")
     ] = None
-    split: Annotated[bool, Meta(description="look at prefill and decode on engines of their own too")] = True
-    speculation: Annotated[bool, Meta(description="look at speculative decoding where it pays")] = True
-    tiers: Annotated[bool, Meta(description="look at KV in the hosts' memory where it pays")] = True
+    without: Annotated[list[str], Meta(description=f"what is not looked at: {', '.join(MAY_GO)}")] = field(
+        default_factory=list
+    )
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -104,7 +110,7 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
     if gpu := said.pop("gpu", None):
-        said |= _gpus(list(gpu))
+        said |= _gpus([gpu] if isinstance(gpu, str) else list(gpu))
     base = path.parent if path is not None else Path()
     if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)

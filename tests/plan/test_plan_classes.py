@@ -145,7 +145,9 @@ BATCH = mixed(
 
 
 def asked_of(work: Workload, **classes: Objective) -> Question:
-    return replace(QUESTION, gpus=32, asks=asks_of(work), objective=Objective(), classes=classes)
+    return replace(
+        QUESTION, stocks=[Stock(gpu=H100, count=32)], asks=asks_of(work), objective=Objective(), classes=classes
+    )
 
 
 def test_who_waits_for_nobody_is_cheaper_by_himself() -> None:

@@ -81,9 +81,9 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def is_plan(path: Path) -> bool:
-    """Whether the file is a plan that there is already, and no question. Raises ConfigError."""
+    """Whether the file is a plan that there is already, and neither a question nor a scenario. Raises ConfigError."""
     data = _read(path)
-    return isinstance(data, dict) and "pools" in data
+    return isinstance(data, dict) and "pools" in data and ("objective" in data or "model" in data)
 
 
 def _read(path: Path) -> Any:

@@ -81,7 +81,7 @@ def plan(
     if blueprint == "list":
         plan_given.list_blueprints()
         return
-    if blueprint or (file is not None and plan_wanted.is_plan(file)):
+    if blueprint or plan_given.is_there(file):
         plan_given.check(blueprint, file, given, plan_judging.How(simulate, seed, out, page, as_json))
         return
     wanted, base = plan_wanted.read_wanted(file, given)

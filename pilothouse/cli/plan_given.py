@@ -15,7 +15,7 @@ from pilothouse.cli.plan_table import show
 from pilothouse.cli.planning import Answer, write_plan
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
-from pilothouse.plan.plan_file import read_plan
+from pilothouse.plan.plan_file import is_plan, read_plans
 from pilothouse.plan.promise import expected_of
 from pilothouse.plan.search import Found
 from pilothouse.plugins import load_plugins
@@ -24,6 +24,11 @@ DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say t
 BROKEN = 1  # exit status where a promise does not hold
 OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
 OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
+
+
+def is_there(file: Path | None) -> bool:
+    """Whether a plan is given, and no question."""
+    return file is not None and is_plan(file)
 
 
 def list_blueprints() -> None:
@@ -40,7 +45,7 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
         raise ConfigError(problems)
     load_plugins()
     found = load(blueprint) if blueprint else None
-    plans = [read_plan(file)] if found is None and file is not None else found.plans if found else []
+    plans = read_plans(file) if found is None and file is not None else found.plans if found else []
     if len(plans) > 1 and (mine := [name for name in OWN if name in own]):
         names = ", ".join(plan.name for plan in plans)
         raise ConfigError(

@@ -80,12 +80,6 @@ class Asked(msgspec.Struct, frozen=True):
     at_once: bool = False  # work that is all there at once is planned for too
 
 
-def is_plan(path: Path) -> bool:
-    """Whether the file is a plan that there is already, and neither a question nor a scenario. Raises ConfigError."""
-    data = _read(path)
-    return isinstance(data, dict) and "pools" in data and ("objective" in data or "model" in data)
-
-
 def _read(path: Path) -> Any:
     try:
         return read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}

@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 
 from pilothouse.cli.plan_trials import Defaults, Planned
-from pilothouse.cli.plan_wanted import is_plan
 from pilothouse.cli.run_progress import RunProgress
 from pilothouse.cli.running import read_config
 from pilothouse.config.scenario_load import Ready, load_scenario, policy_named
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores, run_all
 from pilothouse.experiments.tasks import STOPPED, Ended, tasks_of
+from pilothouse.plan.plan_file import is_plan
 from pilothouse.plugins import load_plugins
 from pilothouse.report.files import Mark, Saved, merged, read, save
 from pilothouse.report.page import check_extra, write_page

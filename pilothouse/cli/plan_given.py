@@ -156,9 +156,9 @@ def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
     terms = Terms(question.asks, prices, wanted.follows)
     made = promised(replace(plan, classes=classes), hardware, terms)
-    if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
+    if question.asks.rate > (DOUBT if how.simulate else 1.0) * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
-    if how.simulate and expected_of(made).requests_per_s:
+    if how.simulate and expected_of(made).requests_per_s_max:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)

@@ -49,6 +49,8 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     asks = terms.asks
     engines = engines_of(plan, hardware, asks.demand.context_mean)
     state = _state(plan, fleets_of(plan, engines), asks, capped=capped)
+    if not state.rate:
+        raise ConfigError([Problem("objective", "is missed by one request alone: no rate can be promised")])
     if not asks.rate:
         terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
     rate = state.rate if state.rate < asks.rate else plan.rate
@@ -101,7 +103,7 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     found = [rate_max(f, asks, percentile, limits, at.hit_ratio, classes) for f, at in zip(fleets, loads, strict=True)]
     highest = sum(most for most, _ in found)
     shares = [most / highest if highest else 1 / len(found) for most, _ in found]
-    if not rate or (capped and highest < rate):
+    if not rate or (capped and 0 < highest < rate):
         rate = highest
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)

@@ -12,7 +12,7 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.plan.plan_file import is_plan
+from pilothouse.plan.plan_file import holds_plans
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.question import Goal
 
@@ -22,7 +22,7 @@ MAY_GO = {
     "tiers": "KV in the hosts' memory",
 }
 
-__all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
+__all__ = ["Asked", "ClassWanted", "Wanted", "holds_plans", "read_wanted"]
 
 
 class ClassWanted(Settings, frozen=True, kw_only=True):

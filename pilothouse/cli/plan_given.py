@@ -9,26 +9,33 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from pilothouse.cli.plan_judging import How, Judged, judge, missed
+from pilothouse.cli.plan_judging import How, Judged, asks_other, judge, missed
 from pilothouse.cli.plan_page import write_page
 from pilothouse.cli.plan_table import show
 from pilothouse.cli.planning import Answer, write_plan
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
-from pilothouse.plan.plan_file import is_plan, read_plans
+from pilothouse.plan.plan_file import holds_plans, read_plans
 from pilothouse.plan.promise import expected_of
 from pilothouse.plan.search import Found
 from pilothouse.plugins import load_plugins
 
-DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say that queues grow, and would take long
 BROKEN = 1  # exit status where a promise does not hold
 OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
-OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
+OWN = (
+    "model",
+    "gpu",
+    "workload",
+    "prompt_tokens",
+    "output_tokens",
+    "concurrency",
+    "classes",
+)  # of one plan: several are not changed alike
 
 
 def is_there(file: Path | None) -> bool:
     """Whether a plan is given, and no question."""
-    return file is not None and is_plan(file)
+    return file is not None and holds_plans(file)
 
 
 def list_blueprints() -> None:
@@ -41,6 +48,10 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     problems = [Problem(f"--{name}", "is for a search: this fleet is chosen") for name in OF_A_SEARCH if name in own]
     if blueprint and file is not None:
         problems.append(Problem("--blueprint", f"and {file}: one of the two"))
+    if "gpu" in own:
+        if len(own["gpu"]) > 1 or "=" in own["gpu"][0]:
+            problems.append(Problem("--gpu", "one kind, without a number: this fleet is chosen"))
+        own["gpu"] = own["gpu"][0]
     if problems:
         raise ConfigError(problems)
     load_plugins()
@@ -49,7 +60,12 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     if len(plans) > 1 and (mine := [name for name in OWN if name in own]):
         names = ", ".join(plan.name for plan in plans)
         raise ConfigError(
-            [Problem(f"--{mine[0]}", f"for which of {names}? Write the plans with -o and change them there")]
+            [
+                Problem(
+                    f"--{mine[0].replace('_', '-').replace('classes', 'class')}",
+                    f"for which of {names}? Write the plans with -o and change them there",
+                )
+            ]
         )
     if how.out is not None and len(plans) > 1 and how.out.suffix in (".yaml", ".yml"):
         raise ConfigError([Problem("-o", "there are several plans: name a folder")])
@@ -66,7 +82,7 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
             show(one.question, Found([told], []), one.source, why=False)
             Console().print(_verdict(one), soft_wrap=True)
     for one in judged:
-        _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
+        _write(one, len(judged) > 1, how, Path() if asks_other(own) else base)
     if any(missed(one) for one in judged):
         raise typer.Exit(BROKEN)
 

@@ -13,8 +13,8 @@ from pilothouse.cli.planning import rehearsed
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import Terms, expected_of, promised
+from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
-from pilothouse.plan.search import Question
 from pilothouse.plan.simulated import Hardware, hardware_of
 from pilothouse.plan.source import Source
 
@@ -57,11 +57,13 @@ def _judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     first = plan.pools[0]
     wanted: Wanted = replace(
         given, model=plan.model, gpu=first.gpu, gpus=plan.gpus, gpus_per_node=first.gpus_per_node, rate=plan.rate,
-        workload=plan.workload, precisions=[first.precision], kv_precision=first.kv_precision,
+        workload=given.workload if asks_other(own) else plan.workload,
+        precisions=[first.precision], kv_precision=first.kv_precision,
     )  # fmt: skip
-    asked = Asked(wanted, Path() if "workload" in own else base, seed=how.seed, at_once=True)
+    asked = Asked(wanted, Path() if asks_other(own) else base, seed=how.seed, at_once=True)
     question, source = question_of(asked)
     classes = plan.classes | question.classes
+    plan = replace(plan, workload=question.workload)
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
     terms = Terms(question.asks, prices, wanted.follows)
@@ -99,9 +101,13 @@ def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
         model=own.get("model", plan.model),
         pools=pools,
         objective=objective,
-        workload=str(own["workload"]) if "workload" in own else plan.workload,
-        rate=own.get("rate", None if "workload" in own else plan.rate),
+        rate=own.get("rate", None if asks_other(own) else plan.rate),
     )
+
+
+def asks_other(own: dict[str, Any]) -> bool:
+    """Whether a workload of one's own is in the place of the plan's."""
+    return any(name in own for name in ("workload", "prompt_tokens", "output_tokens", "shared_prefix", "concurrency"))
 
 
 def missed(one: Judged) -> list[str]:
@@ -119,6 +125,6 @@ def missed(one: Judged) -> list[str]:
             for name, value, limit in pairs
             if limit is not None and value > limit
         ]
-    if expected.requests_per_s < asked:
+    if expected.requests_per_s < asked and one.question.asks.closed is None:
         found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
     return found

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from pilothouse.core.units import SECOND, Micros
-from pilothouse.plan.asks import CELL_REQUESTS
+from pilothouse.core.units import SECOND, Micros, RequestId
+from pilothouse.plan.asks import CELL_REQUESTS, users_of
+from pilothouse.workload.outcomes import Outcome
 from pilothouse.workload.requests import Stage, Workload
 
 WARM_MAX = 1000  # requests of a stage that only warms up
@@ -31,6 +32,28 @@ def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]
     kept = best.requests[begin : first + counted]
     kept = [replace(p, arrival_us=Micros(p.arrival_us - kept[0].arrival_us)) for p in kept]
     return replace(workload, stages=[*warm, replace(best, requests=kept)]), first - begin
+
+
+def looped(workload: Workload, requests: int) -> Workload:
+    """What warms up, and of the stage with most users the first so many requests, twice as many as there are users at least."""
+    warm = [replace(stage, requests=stage.requests[:WARM_MAX]) for stage in workload.stages if not stage.reported]
+    best = max(workload.stages, key=lambda stage: stage.reported * users_of(stage))
+    begun = [i for i, planned in enumerate(best.requests) if planned.after is None]
+    least = 2 * (begun[-1] + 1)  # whoever begins last is among them, and so is what follows
+    return replace(workload, stages=[*warm, replace(best, requests=best.requests[: max(requests, least)])])
+
+
+def while_all_ask(stage: Stage, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those sent before the first of the users had nothing more to ask."""
+    whose: dict[RequestId, RequestId] = {}
+    for planned in stage.requests:
+        whose[planned.request] = planned.request if planned.after is None else whose[planned.after]
+    done_us: dict[RequestId, int] = {}
+    for outcome in outcomes:
+        user = whose[outcome.request]
+        done_us[user] = max(done_us.get(user, 0), outcome.end_us)
+    first = min(done_us.values(), default=0)
+    return [outcome for outcome in outcomes if outcome.sent_us <= first]
 
 
 def _busiest(times: Sequence[int], counted: int, lead: int) -> tuple[int, float]:

@@ -12,13 +12,15 @@ from msgspec.structs import replace
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
-from pilothouse.plan.asks import Asks
+from pilothouse.plan.asks import Asks, settled
+from pilothouse.plan.binding import binding
 from pilothouse.plan.costs import bill, paid_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
 from pilothouse.plan.prices import Price
 from pilothouse.plan.simulated import Hardware, engines_of
 
+MIDDLE = 50  # the percentile that stands for the mean
 INFINITE = float("inf")
 
 
@@ -48,7 +50,12 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     """
     asks = terms.asks
     engines = engines_of(plan, hardware, asks.demand.context_mean)
-    state = _state(plan, fleets_of(plan, engines), asks, capped=capped)
+    fleets = fleets_of(plan, engines)
+    asks = settled_at(fleets, asks)
+    terms = replace(terms, asks=asks)
+    state = _state(plan, fleets, asks, capped=capped)
+    if not state.rate:
+        raise ConfigError([Problem("objective", "is missed by one request alone: no rate can be promised")])
     if not asks.rate:
         terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
     rate = state.rate if state.rate < asks.rate else plan.rate
@@ -89,6 +96,20 @@ def fleets_of(plan: Plan, engines: Sequence[Engine]) -> list[Fleet]:
     return [*fleets, *(Fleet(made[Role.DECODE][0], prefill) for prefill in made[Role.PREFILL])]
 
 
+def settled_at(fleets: Sequence[Fleet], asks: Asks) -> Asks:
+    """Users who wait for their answers ask as fast as these fleets let them; else what was asked."""
+    room = [fleet.serving.lanes * fleet.serving.engine.kv_tokens for fleet in fleets]
+
+    def takes(rate: float) -> float:
+        found = 0.0
+        for fleet, own in zip(fleets, room, strict=True):
+            load = load_at(fleet, asks, rate * own / sum(room), MIDDLE)
+            found += own / sum(room) * (load.ttft_us + load.tpot_us * asks.demand.output_mean) / 1e6
+        return found
+
+    return settled(asks, takes)
+
+
 def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> _State:
     percentile, limits, rate = plan.objective.percentile, limits_us(plan.objective), asks.rate
     classes = by_class(asks, plan.classes, plan.objective)
@@ -101,12 +122,16 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     found = [rate_max(f, asks, percentile, limits, at.hit_ratio, classes) for f, at in zip(fleets, loads, strict=True)]
     highest = sum(most for most, _ in found)
     shares = [most / highest if highest else 1 / len(found) for most, _ in found]
-    if not rate or (capped and highest < rate):
+    if not rate or (capped and 0 < highest < rate):
         rate = highest
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)
         loads = [load(fleet, rate * share, at.hit_ratio) for fleet, at, share in each]
-    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, found[0][1])
+    most, bound = found[0]
+    if bound is Bound.LATENCY and most:
+        near = load(fleets[0], most, loads[0].hit_ratio)
+        bound = binding(fleets[0], asks, near, most, plan.objective, classes)
+    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, bound)
 
 
 def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:

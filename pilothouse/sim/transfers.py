@@ -13,6 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from pilothouse.core.events import FailureKind, PrefillDone
+from pilothouse.core.handover import apart
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.sim.agenda import Rank
 from pilothouse.sim.clients import Flight
@@ -43,17 +44,17 @@ class Transfers:
         self.fetched = 0  # transfers that arrived
 
     def prefilled(self, what: tuple[Host, Job, int]) -> None:
-        """The gateway has the prefill's answer and sends the request on."""
+        """The gateway has the prefill's answer; it lets in who waited for that, and then sends the request on."""
         host, job, cached = what
         driver = self._driver
         flight = driver.jobs.pop(job.request, None)
         if flight is None or flight.split is None:
             return  # given up meanwhile; the lease will free the blocks
         route, flight.split, flight.source = flight.split, None, (host.id, job.request)
+        flight.reused = cached
         flight.endpoint = flight.job = None
-        done = PrefillDone(driver.now_us, flight.planned.request, job.prompt_tokens, cached)
+        driver.tell(flight.gateway, PrefillDone(driver.now_us, flight.planned.request, job.prompt_tokens, cached))
         driver.send(flight, route, handed=True)
-        driver.tell(flight.gateway, done)
         assert flight.job is not None
         until_us = driver.now_us + driver.delays.handover_us_max
         driver.agenda.push(until_us, Rank.TELL, self._give_up, (flight, flight.job.request))
@@ -83,7 +84,10 @@ class Transfers:
         source, target, now_us = transfer.source, transfer.target, self._driver.now_us
         count = tokens * target.seen.kv_token_bytes
         begun_us = max(now_us, source.link_free_us, target.link_free_us)
-        ended_us = begun_us + count / min(source.link_bytes_per_us, target.link_bytes_per_us)
+        rate = min(source.link_bytes_per_us, target.link_bytes_per_us)
+        if apart(source.seen.labels, target.seen.labels):
+            rate = min(rate, source.far_bytes_per_us, target.far_bytes_per_us)
+        ended_us = begun_us + count / rate
         source.link_free_us = target.link_free_us = ended_us
         self.under_way[transfer.request] = transfer
         self.bytes_moved += count

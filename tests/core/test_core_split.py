@@ -2,6 +2,7 @@
 
 import pytest
 
+from pilothouse.core.choosing import Chooser
 from pilothouse.core.commands import RejectReason, Route
 from pilothouse.core.events import FailureKind
 from tests.core.worlds import (
@@ -133,7 +134,7 @@ def test_how_long_a_handover_takes_is_learned() -> None:
         tokens = 500 + 100 * i
         world.when(arrived(f"r{i}", tokens)).after(ms=50).when(prefill_done(f"r{i}"))
         world.after(ms=5 + tokens * 0.05).when(first_token(f"r{i}"), finished(f"r{i}"))
-    handover = world.dispatcher.fleet.handover(world.endpoint("d"))
+    handover = world.dispatcher.fleet.handover(world.endpoint("p"), world.endpoint("d"))
     assert handover.expected_us(2000) == pytest.approx(105_000, rel=0.1)
     world.when(arrived("s", 2000))
     assert world.last_split().transfer_us == int(handover.expected_us(2000))
@@ -168,3 +169,14 @@ def test_a_threshold_counts_what_is_not_cached() -> None:
     assert prefiller(world.when(arrived("r", prompt="x:90"))) is None
     assert prefiller(world.when(arrived("s", prompt="y:40"))) == "p"
     assert prefiller(given(PAIR, {"like": "marginal_cost", "decider": "never"}).when(arrived("r", 9000))) is None
+
+
+@pytest.mark.parametrize(("decider", "choices"), [("never", 1), ("threshold", 1), ("pays", 3), ("always", 3)])
+def test_the_ends_of_a_split_are_chosen_only_where_they_matter(
+    decider: str, choices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[str]()
+    choose = Chooser.choose
+    monkeypatch.setattr(Chooser, "choose", lambda self, *rest: made.append("") or choose(self, *rest))
+    given(PAIR, {"like": "marginal_cost", "decider": decider}).when(arrived("r", 100))
+    assert len(made) == choices

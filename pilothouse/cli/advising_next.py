@@ -72,7 +72,12 @@ def _in_service(asked: Asked, source: str) -> Observed:
     source = source.removeprefix("http://").rstrip("/")
     if path.exists() or ":" not in source:
         raise ConfigError([Problem("SOURCE", f"{source} is none of these: {KINDS}")])
-    status = ask_gateway(source, "/status")
+    try:
+        status = ask_gateway(source, "/status")
+    except PilothouseError as error:
+        raise PilothouseError(
+            f"{error}; it must be a gateway's control address (`control` in pilothouse.yaml)"
+        ) from None
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{source}/metrics", timeout=ASK_TIMEOUT_S) as answer:
@@ -88,6 +93,9 @@ def _split(asked: Asked, wanted: Wanted, seen: Observed) -> Split:
         raise ConfigError([Problem("--model", "is of no use with reports: they do not say what each request needs")])
     if asked.objectives.tpot_us is None:
         raise ConfigError([Problem("--objectives", "has no tpot: how large a batch may be depends on it")])
+    if seen.models is not None and len(seen.models) > 1:
+        what = f"the estimate is of one model, and there are {', '.join(seen.models)}: leave --model and --gpu out"
+        raise ConfigError([Problem("--model", what)])
     estimate = given_by(
         disaggregating.Asked(
             seen.asked, wanted, wanted, {}, asked.objectives, LINK_GB_PER_S, LINK_LATENCY_US, HEADROOM, None, 1,

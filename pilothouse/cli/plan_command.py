@@ -26,7 +26,10 @@ def plan(
     model: Annotated[
         str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
     ] = "",
-    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry; several kinds: h100=16, repeatable"),
+    ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that there are")] = None,
     workload: Annotated[
         str, typer.Option(help="workload file, trace, a journal's directory, or prometheus:http://HOST:PORT")
@@ -57,6 +60,9 @@ def plan(
     precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own")] = "",
+    without: Annotated[
+        list[str] | None, typer.Option(help="do not look at: split, speculation or tiers; repeatable")
+    ] = None,
     usd_per_hour: Annotated[float | None, typer.Option(help="of one GPU, in place of any list")] = None,
     term: Annotated[str, typer.Option(help="on_demand, reserved, spot or owned; default: on_demand")] = "",
     why: Annotated[bool, typer.Option("--why", help="each rejected way in one line")] = False,
@@ -75,7 +81,7 @@ def plan(
         "step": step, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "shared_prefix": shared_prefix,
         "concurrency": concurrency, "rate": rate, "ttft": ttft, "tpot": tpot, "percentile": percentile,
         "classes": classes, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
-        "usd_per_hour": usd_per_hour, "term": term,
+        "usd_per_hour": usd_per_hour, "term": term, "without": without,
     }  # fmt: skip
     if blueprint == "list":
         plan_given.list_blueprints()

@@ -19,8 +19,9 @@ from pilothouse.plan.blueprint import NAMES, Blueprint, load
 from pilothouse.plan.document import Plan
 from pilothouse.plan.plan_file import read_plan
 from pilothouse.plan.promise import Terms, expected_of, promised
+from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
-from pilothouse.plan.search import Found, Question
+from pilothouse.plan.search import Found
 from pilothouse.plan.simulated import Hardware, hardware_of
 from pilothouse.plan.source import Source
 from pilothouse.plugins import load_plugins
@@ -68,6 +69,10 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     problems = [Problem(f"--{name}", "is for a search: this fleet is chosen") for name in OF_A_SEARCH if name in own]
     if blueprint and file is not None:
         problems.append(Problem("--blueprint", f"and {file}: one of the two"))
+    if "gpu" in own:
+        if len(own["gpu"]) > 1 or "=" in own["gpu"][0]:
+            problems.append(Problem("--gpu", "one kind, without a number: this fleet is chosen"))
+        own["gpu"] = own["gpu"][0]
     if problems:
         raise ConfigError(problems)
     load_plugins()

@@ -8,7 +8,8 @@ from pilothouse.plan.analytic import load_at
 from pilothouse.plan.document import Plan
 from pilothouse.plan.memory import held
 from pilothouse.plan.promise import expected_of, fleets_of
-from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.question import Question
+from pilothouse.plan.search import Found, titled
 from pilothouse.plan.simulated import Hardware, engines_of
 from pilothouse.report.chart_page import write_charts
 from pilothouse.report.charts import Figure, axis, plain, rounded
@@ -39,7 +40,7 @@ def write_page(path: Path, question: Question, found: Found, hardware: Hardware)
 
 def front(question: Question, plans: Sequence[Plan]) -> Figure:
     """Nothing below the line costs less for as much."""
-    by_cost = question.price is not None
+    by_cost = question.priced
     points = sorted(
         (expected_of(p).usd_per_hour if by_cost else float(p.gpus), expected_of(p).requests_per_s_max, titled(p.pools))
         for p in plans

@@ -9,7 +9,8 @@ from rich.text import Text
 from pilothouse.plan.division import Division
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import expected_of, keeps
-from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.question import Question
+from pilothouse.plan.search import Found, titled
 from pilothouse.plan.source import Source
 
 SHOWN = 8  # lines of the table
@@ -54,7 +55,7 @@ def show_divisions(question: Question, divided: Sequence[Division], why: bool) -
     console.print(Text(f"by class: {said} [Estimated]"), soft_wrap=True)
     for division in divided:
         fleets = "; ".join(f"{', '.join(part.classes)}: {titled(part.plan.pools)}" for part in division.parts)
-        cost = f", {division.usd_per_hour:.4g} USD/h" if question.price else ""
+        cost = f", {division.usd_per_hour:.4g} USD/h" if question.priced else ""
         console.print(Text(f"- {division.gpus} GPUs{cost}: {fleets}"), soft_wrap=True)
 
 
@@ -91,7 +92,7 @@ def _table(question: Question, plans: Sequence[Plan]) -> Table:
             str(i), titled(plan.pools), str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
             f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s:.3g}",
             f"{found.requests_per_s_max:.3g}", f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
-            f"{found.utilisation:.0%}", *(f"{cost:.3g}" if question.price else "?" for cost in costs), found.bound.value,
+            f"{found.utilisation:.0%}", *(f"{cost:.3g}" if question.priced else "?" for cost in costs), found.bound.value,
             found.confidence.value + ("" if kept else ": misses an objective"), style="" if kept else "yellow",
         )  # fmt: skip
     return table

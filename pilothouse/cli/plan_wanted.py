@@ -14,7 +14,13 @@ from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.plan_file import is_plan
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
-from pilothouse.plan.search import Goal
+from pilothouse.plan.question import Goal
+
+MAY_GO = {
+    "split": "prefill and decode on engines of their own",
+    "speculation": "drafts, where something to draft with is known",
+    "tiers": "KV in the hosts' memory",
+}
 
 __all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
 
@@ -32,7 +38,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
 
     model: Annotated[str, Meta(description="a model of the catalogue")] = ""
     gpu: Annotated[str, Meta(description="a GPU of the catalogue")] = ""
-    gpus: Annotated[int, Meta(ge=0, le=4096, description="GPUs that there are")] = 0
+    gpus: Annotated[
+        int | dict[str, int], Meta(description="GPUs that there are; of several kinds: {h100: 16, l40s: 32}")
+    ] = 0
     gpus_per_node: Annotated[int, Meta(ge=1, le=1024, description="GPUs with fast links to each other")] = 8
     workload: Annotated[Any, Meta(description="a workload, or the path of its file, of a trace or a journal")] = None
     served_name: Annotated[str, Meta(description="which model of a journal or of Prometheus")] = ""
@@ -66,7 +74,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
     follows: Annotated[
         int | None, Meta(ge=0, description="engines follow the load down to so many; default: all run all day")
     ] = None
-    split: Annotated[bool, Meta(description="look at prefill and decode on engines of their own too")] = True
+    without: Annotated[list[str], Meta(description=f"what is not looked at: {', '.join(MAY_GO)}")] = field(
+        default_factory=list
+    )
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -96,6 +106,8 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     if not isinstance(data, dict):
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
+    if gpu := said.pop("gpu", None):
+        said |= _gpus([gpu] if isinstance(gpu, str) else list(gpu))
     base = path.parent if path is not None else Path()
     if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)
@@ -108,6 +120,17 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     if problems or wanted is None:
         raise ConfigError([Problem(f"{path}: {p.where}" if path else p.where, p.what) for p in problems])
     return wanted, base
+
+
+def _gpus(words: list[str]) -> dict[str, Any]:
+    """`["h100"]`, of which `--gpus` says how many, or `["h100=16", "l40s=32"]`, as a file would say it."""
+    if len(words) == 1 and "=" not in words[0]:
+        return {"gpu": words[0]}
+    counts = dict(word.rpartition("=")[::2] for word in words)
+    if not all(name and count.isdecimal() for name, count in counts.items()) or len(counts) < len(words):
+        what = f"of several kinds say how many: --gpu h100=16 --gpu l40s=32, not {', '.join(words)}"
+        raise ConfigError([Problem("--gpu", what)])
+    return {"gpus": {name: int(count) for name, count in counts.items()}}
 
 
 def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:

@@ -16,9 +16,9 @@ else:
 @exits_with_problems
 def size(
     model: Annotated[
-        str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
+        str, typer.Option(help="a name (list: those known), a directory with config.json, a YAML entry, or a hub name")
     ],
-    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")],
+    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
     gpus: Annotated[int, typer.Option(min=0, max=4096, help="that there are: the rules choose the layout")] = 0,
     nodes: Annotated[int, typer.Option(min=1, help="of equal size that these GPUs are in")] = 1,
     why: Annotated[

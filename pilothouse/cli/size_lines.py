@@ -2,13 +2,26 @@
 
 from collections.abc import Sequence
 
-from pilothouse.perf.gpus import Gpu
+from pilothouse.perf.catalog import GPUS, MODELS, Gpu
 from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, Chat
 from pilothouse.plan.layouts import Candidate
 from pilothouse.plan.size import Size
 from pilothouse.plan.varied import Varied
 
 NAME_WIDTH = 22
+
+
+def catalogue_lines() -> list[str]:
+    """All models and GPUs by their names, and the few numbers that tell them apart."""
+    models = [
+        f"{m.name:<44} {m.parameters_b:>8.4g} B, {m.active_b:>6.4g} active, {m.published:<5} {' '.join(m.aliases)}".rstrip()
+        for m in sorted(MODELS.values(), key=lambda m: m.name.lower())
+    ]
+    gpus = [
+        f"{g.name:<14} {g.memory_gib:>6.1f} GiB, {g.bandwidth_tbps:>5.3g} TB/s  {' '.join(g.aliases)}".rstrip()
+        for g in GPUS.values()
+    ]
+    return ["models", *models, "", "GPUs", *gpus]
 
 
 def layout_lines(ways: Sequence[Candidate], why: bool) -> list[str]:

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from pilothouse.cli.problems import FAILED
-from pilothouse.cli.size_lines import layout_lines, lines_of
+from pilothouse.cli.size_lines import catalogue_lines, layout_lines, lines_of
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, precision_named
 from pilothouse.perf.memory import KV_BYTES, Precision
@@ -67,6 +67,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def size(asked: Asked) -> None:
+    if "list" in (asked.model, asked.gpu):
+        typer.echo("\n".join(catalogue_lines()))
+        return
+    if not asked.gpu:
+        raise _wrong("--gpu", "is missing: a name, or `list` for those that are known")
     model, gpu = find_model(asked.model), find_gpu(asked.gpu)
     precision = (
         _named("--precision", precision_named, asked.precision)

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from pilothouse.plan.asks import asks_of
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import keeps
-from pilothouse.plan.search import Goal, Question, search
+from pilothouse.plan.question import Goal, Question
+from pilothouse.plan.search import search
 from pilothouse.workload.requests import Stage, Workload
 
 CLASSES_MAX = 4  # more make a great many fleets

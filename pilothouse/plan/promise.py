@@ -13,6 +13,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
+from pilothouse.plan.binding import binding
 from pilothouse.plan.costs import bill, paid_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
@@ -126,7 +127,11 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)
         loads = [load(fleet, rate * share, at.hit_ratio) for fleet, at, share in each]
-    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, found[0][1])
+    most, bound = found[0]
+    if bound is Bound.LATENCY and most:
+        near = load(fleets[0], most, loads[0].hit_ratio)
+        bound = binding(fleets[0], asks, near, most, plan.objective, classes)
+    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, bound)
 
 
 def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:

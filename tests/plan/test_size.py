@@ -255,3 +255,21 @@ def test_it_answers_at_once() -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(cpu_s() for _ in range(3)) <= CPU_S_MAX
+
+
+def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_: object) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("pilothouse.plan.model_source.getproxies", dict)
+    done = told("--model", "nobody/has-this-model", "--gpu", "h100")
+    assert done.exit_code == 2 and "the hub did not give its config.json: no network here" in done.output
+
+
+def test_names_that_are_known_are_listed() -> None:
+    listed = told("--model", "list").output
+    assert all(name in listed for name in (*MODELS, *GPUS))
+    assert "--gpu: is missing" in told("--model", "qwen3-8b").output

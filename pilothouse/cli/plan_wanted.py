@@ -132,14 +132,14 @@ def _gpus(words: list[str]) -> dict[str, Any]:
 
 def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
     """`support:ttft=300ms,tpot=30ms` as a file would say it."""
-    name, _, limits = words.partition(":")
+    name, _, limits = (part.strip() for part in words.partition(":"))
     found: dict[str, Any] = {}
     for part in filter(None, limits.split(",")):
         key, equals, value = (word.strip() for word in part.partition("="))
         found[key] = int(value) if key == "percentile" and value.isdigit() else value
-        if not equals:
+        if not equals or not name:
             problems.append(
                 Problem("--class", f"{words!r} is not of this form: support:ttft=300ms,tpot=30ms,percentile=90")
             )
             return name, {}
-    return name.strip(), found
+    return name, found

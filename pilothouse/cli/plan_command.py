@@ -9,9 +9,10 @@ from pilothouse.cli.later import Later
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
-    from pilothouse.cli import plan_given, plan_wanted, planning
+    from pilothouse.cli import plan_given, plan_judging, plan_wanted, planning
 else:
-    planning, plan_wanted, plan_given = Later("planning"), Later("plan_wanted"), Later("plan_given")
+    planning, plan_wanted = Later("planning"), Later("plan_wanted")
+    plan_given, plan_judging = Later("plan_given"), Later("plan_judging")
 
 
 @exits_with_problems
@@ -86,8 +87,8 @@ def plan(
     if blueprint == "list":
         plan_given.list_blueprints()
         return
-    if blueprint or (file is not None and plan_wanted.is_plan(file)):
-        plan_given.check(blueprint, file, given, plan_given.How(simulate, seed, out, page, as_json))
+    if blueprint or plan_given.is_there(file):
+        plan_given.check(blueprint, file, given, plan_judging.How(simulate, seed, out, page, as_json))
         return
     wanted, base = plan_wanted.read_wanted(file, given)
     planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

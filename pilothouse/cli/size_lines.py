@@ -29,6 +29,8 @@ def layout_lines(ways: Sequence[Candidate], why: bool) -> list[str]:
     kept = [way for way in ways if way.kept]
     lines = [_line("layout by the rules", f"{kept[0]}: {kept[0].reason}")] if kept else []
     lines += [_line("  or", f"{way}: {way.reason}") for way in kept[1:]]
+    if kept and kept[0].replicas > 1:
+        lines.append(_line("engines", f"{kept[0].replicas} alike; what follows is of one"))
     return lines + [f"not {way}: {way.reason}" for way in ways if not way.kept and (why or not kept)]
 
 
@@ -50,7 +52,7 @@ def lines_of(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> l
         return lines
     lines.append(_line("KV space", f"{found.kv_gb:.1f} GB on all GPUs"))
     if found.kv_token_bytes:
-        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:g} KiB"))
+        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:.4g} KiB"))
     if found.state_mb:
         lines.append(_line("state of a sequence", f"{found.state_mb:.1f} MB, whatever its length"))
     lines.append(

@@ -49,6 +49,9 @@ def _text(path: Path) -> str:
 
 
 def _plan(data: Any, path: Path) -> Plan:
+    if isinstance(data, dict) and "pools" not in data:
+        what = f"is no plan, for it has no pools: `pilothouse plan {path} -o plan.yaml` makes one of what is asked for"
+        raise ConfigError([Problem(str(path), what)])
     problems: list[Problem] = []
     plan = convert(Plan, data, "", problems)
     if plan is not None and plan.version != VERSION:

@@ -16,6 +16,7 @@ from pilothouse.plan.manifests.references import references
 from pilothouse.plan.manifests.webhook import webhook_problems
 
 KUSTOMIZATION = "kustomization.yaml"
+OURS = {KUSTOMIZATION, PATH, "compose.yaml"}  # one of which every target writes
 
 
 def check(folder: Path) -> list[Problem]:
@@ -23,6 +24,8 @@ def check(folder: Path) -> list[Problem]:
     texts = {path: _text(path) for path in sorted(folder.rglob("*.yaml"))}
     if not texts:
         return [Problem(str(folder), "holds no manifests (*.yaml)")]
+    if not {path.name for path in texts} & OURS:
+        return [Problem(str(folder), f"is no folder that -o named: none of {', '.join(sorted(OURS))} is in it")]
     found: list[Problem] = []
     objects: list[Object] = []
     overlays: list[tuple[Path, Object]] = []

@@ -12,7 +12,6 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.plan.plan_file import is_plan
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.question import Goal
 
@@ -21,8 +20,6 @@ MAY_GO = {
     "speculation": "drafts, where something to draft with is known",
     "tiers": "KV in the hosts' memory",
 }
-
-__all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
 
 
 class ClassWanted(Settings, frozen=True, kw_only=True):
@@ -135,14 +132,14 @@ def _gpus(words: list[str]) -> dict[str, Any]:
 
 def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
     """`support:ttft=300ms,tpot=30ms` as a file would say it."""
-    name, _, limits = words.partition(":")
+    name, _, limits = (part.strip() for part in words.partition(":"))
     found: dict[str, Any] = {}
     for part in filter(None, limits.split(",")):
         key, equals, value = (word.strip() for word in part.partition("="))
         found[key] = int(value) if key == "percentile" and value.isdigit() else value
-        if not equals:
+        if not equals or not name:
             problems.append(
                 Problem("--class", f"{words!r} is not of this form: support:ttft=300ms,tpot=30ms,percentile=90")
             )
             return name, {}
-    return name.strip(), found
+    return name, found

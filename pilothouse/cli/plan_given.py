@@ -15,7 +15,7 @@ from pilothouse.cli.plan_table import show
 from pilothouse.cli.planning import Answer, write_plan
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
-from pilothouse.plan.plan_file import is_plan, read_plans
+from pilothouse.plan.plan_file import holds_plans, read_plans
 from pilothouse.plan.promise import expected_of
 from pilothouse.plan.search import Found
 from pilothouse.plugins import load_plugins
@@ -35,7 +35,7 @@ OWN = (
 
 def is_there(file: Path | None) -> bool:
     """Whether a plan is given, and no question."""
-    return file is not None and is_plan(file)
+    return file is not None and holds_plans(file)
 
 
 def list_blueprints() -> None:

@@ -12,7 +12,6 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.plan.plan_file import is_plan
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.question import Goal
 
@@ -21,8 +20,6 @@ MAY_GO = {
     "speculation": "drafts, where something to draft with is known",
     "tiers": "KV in the hosts' memory",
 }
-
-__all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
 
 
 class ClassWanted(Settings, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from pilothouse.config.scenario_load import Ready, load_scenario, policy_named
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores, run_all
 from pilothouse.experiments.tasks import STOPPED, Ended, tasks_of
-from pilothouse.plan.plan_file import is_plan
+from pilothouse.plan.plan_file import holds_plans
 from pilothouse.plugins import load_plugins
 from pilothouse.report.files import Mark, Saved, merged, read, save
 from pilothouse.report.page import check_extra, write_page
@@ -58,7 +58,7 @@ class Written(msgspec.Struct, frozen=True):
 def sim(path: Path, asked: Asked) -> None:
     load_plugins()
     text = read_config(path)
-    given = Planned(path) if is_plan(path) else Written(load_scenario(text, str(path), path.parent))
+    given = Planned(path) if holds_plans(path) else Written(load_scenario(text, str(path), path.parent))
     policies, loads, seeds = _wanted(given.defaults, asked)
     out = _page_path(path, asked)
     tasks = tasks_of(policies, loads, seeds)

@@ -74,7 +74,8 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"workload": {"kind": "open_loop", "rate": 1, "duration": "5"}},
      ["s: workload.duration: '5' is not a duration such as 250ms, 30s or 2m"]),
     ({"workload": "nowhere.yaml"}, ["s: workload: cannot read nowhere.yaml: No such file or directory"]),
-    ({"pools": pool(model="qwen3-9b")}, ["s: pools[0].model: unknown model 'qwen3-9b', did you mean 'qwen3-8b' or 'qwen3-4b' or 'qwen3-32b'?"]),
+    ({"pools": pool(model="qwen3-9b")}, [("s: pools[0].model: unknown model 'qwen3-9b', did you mean 'qwen3-8b' or 'qwen3-4b' or "
+        "'qwen3-32b'?")]),
     ({"pools": pool(gpu="h10")}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100' or 'h20' or 'a10'?"]),
     ({"pools": pool(block_size=32)}, [("s: pools[0].block_size: must be 16, or left out: the workload's prompts are "
                                       "known by keys of blocks of 16 tokens")]),

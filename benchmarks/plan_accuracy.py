@@ -13,19 +13,23 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
+from msgspec.structs import replace
+
 from benchmarks.fidelity import KV_MEASURED
 from benchmarks.report import Target, finish, say, table
 from benchmarks.silicon import LEFT_OUT, SHARED
+from pilothouse.core.events import Role
 from pilothouse.perf.catalog import GPUS, MODELS, gpu_named, model_named, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import Precision
 from pilothouse.perf.step_time import StepTime, distinct_experts
 from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, asks_of
-from pilothouse.plan.document import Layout, PoolPlan
+from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
 from pilothouse.plan.memory import held
-from pilothouse.plan.rehearsal import Job, fleet_of, rehearse
+from pilothouse.plan.rehearsal import Job, rehearse
+from pilothouse.plan.simulated import fleet_of, hardware_of
 from pilothouse.workload.open_loop import OpenLoop
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase
@@ -122,10 +126,14 @@ def _point(
     _, asks = asked(1.0, 300)
     engine = engine_of(pool, model, gpu, asks.demand.context_mean)
     fleet = Fleet(Pool(engine, replicas), Pool(engine, replicas) if split else None)
+    pools = [pool]
+    if split:
+        pools = [replace(pool, name=role.value, role=role, connector="nixl") for role in (Role.PREFILL, Role.DECODE)]
+    plan = Plan(name="grid", model=model.name, pools=pools, objective=Objective(), workload=None)
     highest, _ = rate_max(fleet, asks, 95, (float("inf"), float("inf")), 0.0)
     workload, asks = asked(share * highest, REQUESTS)
     load = load_at(fleet, asks, asks.rate, 95, 0.0)
-    simulated = fleet_of(fleet, workload.block_size, model.name)
+    simulated = fleet_of(plan, hardware_of(plan), asks.demand.context_mean, workload.block_size)
     done = rehearse(Job(simulated, "marginal_cost", workload, 95, 1, LEAD))
     return load, (done.ttft_s, done.tpot_s)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pilothouse import policies
 from pilothouse.config import speculating
 from pilothouse.config.policy import profile
 from pilothouse.config.scenario import Fault as PlannedFault
-from pilothouse.config.scenario import Replicas, Scenario, Slo
+from pilothouse.config.scenario import Lateness, Replicas, Scenario, Slo
 from pilothouse.config.scenario_load import hardware_of, policy_named, read_step_time
 from pilothouse.config.schema import Config
 from pilothouse.core.dispatcher import Dispatcher, DispatcherSettings
@@ -32,7 +33,7 @@ from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
 from pilothouse.sim.tiers import TierSpec
-from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
+from pilothouse.sim.world import LABEL, Fleet, Pool, settle, stage_runs, world
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload, total_requests
@@ -94,9 +95,7 @@ def replayed_dispatcher(header: Header, snapshot: bytes) -> Dispatcher:
 def explaining_dispatcher(header: Header, snapshot: bytes) -> Dispatcher:
     """As `replayed_dispatcher`, with receipts that list every candidate."""
     everyone = 1 << 30
-    return replayed_dispatcher(
-        msgspec.structs.replace(header, settings=header.settings | {"why_max": everyone}), snapshot
-    )
+    return replayed_dispatcher(replace(header, settings=header.settings | {"why_max": everyone}), snapshot)
 
 
 def simulate(
@@ -123,23 +122,57 @@ def simulated(
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """The same with requests that are there already, whatever the scenario says of a workload. `load`: theirs."""
+    general = objectives(scenario.objectives)
+    tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
+    setting = Setting(
+        scenario.name, general, tenants, scenario.gateways,
+        [part for fault in scenario.faults for part in faults(fault, scenario)],
+        [goodput_note(general, tenants), *(pool_note(pool) for pool in scenario.pools)],
+    )  # fmt: skip
+    return ran(fleet(scenario), workload, policy, setting, load, seed, progress)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What belongs to a run beside fleet, workload and policy."""
+
+    name: str
+    objectives: Objectives = Objectives()
+    tenants: dict[str, Objectives] = {}
+    gateways: int = 1
+    faults: list[Fault] = []
+    notes: list[str] = []
+    lead: int = 0  # requests of each reported stage that come first and do not count
+
+
+def ran(
+    fleet: Fleet,
+    workload: Workload,
+    policy: object,
+    setting: Setting,
+    load: float = 1.0,
+    seed: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Run:
+    """What a fleet did, in figures. A rival hears of it what it would hear. `load`: the workload's."""
     profile_ = policy_named(policy)
     knowledge = CACHE_KNOWLEDGE.get(profile_.name)
     driver = played(
-        fleet(scenario, knowledge),
+        fleet if knowledge is None else told(fleet, knowledge),
         DispatcherSettings(seed=seed, strict=True, waiting_max=ENGINES_TAKE),
         profile_,
         workload,
-        gateways=scenario.gateways,
-        faults=[part for fault in scenario.faults for part in faults(fault, scenario)],
+        gateways=setting.gateways,
+        faults=setting.faults,
         progress=progress,
     )
-    general = objectives(scenario.objectives)
-    tenants = {name: objectives(slo) for name, slo in scenario.tenants.items()}
-    notes = [goodput_note(general, tenants), *(pool_note(pool) for pool in scenario.pools)]
+    for result in driver.results:
+        if setting.lead and result.stage.reported:
+            settle(result, setting.lead)
+    notes = list(setting.notes)
     notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
     notes += [f"{count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()]
-    return Run(profile_.name, LABEL, scenario.name, load, seed, stage_runs(driver, general, tenants), notes)
+    stages = stage_runs(driver, setting.objectives, setting.tenants)
+    return Run(profile_.name, LABEL, setting.name, load, seed, stages, notes)
 
 
 def played(
@@ -165,29 +198,40 @@ def played(
 
 def fleet(scenario: Scenario, knowledge: CacheKnowledge | None = None) -> Fleet:
     """What a scenario simulates. `knowledge`: what the gateway's policy hears of it; None = all that there is."""
-    told = knowledge or CacheKnowledge(Knows.PRECISE, scrape_us=scenario.delays.scrape_every.us)
     late = scenario.delays
-    delays = Delays(
-        client_us=late.client.us,
-        network_us=late.network.us,
-        kv_event_us=late.kv_events.us,
-        scrape_us=told.scrape_us if late.scrape_every else Micros(0),
-        scraped_us=late.scraped.us,
-        tokenise_us=late.tokenise.us,
-    )
     pools = [
         Pool(
             name=pool.name,
             replicas=pool.replicas,
             engine=engine_spec(pool),
-            exact=pool.kv_events and told.knows is Knows.PRECISE,
-            index_blocks=told.blocks,
+            exact=pool.kv_events,
             start_up_us=pool.start_up.us,
             **_exchange(pool),
         )
         for pool in scenario.pools
     ]
-    return Fleet(pools, delays, tell_blocks=told.knows is not Knows.NOTHING)
+    made = Fleet(pools, delays(late))
+    return made if knowledge is None else told(made, knowledge)
+
+
+def delays(late: Lateness) -> Delays:
+    return Delays(
+        client_us=late.client.us,
+        network_us=late.network.us,
+        kv_event_us=late.kv_events.us,
+        scrape_us=late.scrape_every.us,
+        scraped_us=late.scraped.us,
+        tokenise_us=late.tokenise.us,
+    )
+
+
+def told(fleet: Fleet, knowledge: CacheKnowledge) -> Fleet:
+    """The same as one hears of it who knows no more than this."""
+    precise = knowledge.knows is Knows.PRECISE
+    pools = [replace(pool, exact=pool.exact and precise, index_blocks=knowledge.blocks) for pool in fleet.pools]
+    scrape_us = knowledge.scrape_us if fleet.delays.scrape_us else Micros(0)
+    late = replace(fleet.delays, scrape_us=scrape_us)
+    return replace(fleet, pools=pools, delays=late, tell_blocks=knowledge.knows is not Knows.NOTHING)
 
 
 def _exchange(pool: Replicas) -> dict[str, Any]:

@@ -190,23 +190,6 @@ def next_step(
     advise_next(Asked(source, replicas or [], limits, baseline_us / SECOND, tenants, machine, as_json))
 
 
-@advise_app.command()
-@exits_with_problems
-def blueprint(
-    name: Annotated[str, typer.Argument(help="chat, rag, batch, grid, hybrid, edge; default: all, a line each")] = "",
-    model: Annotated[str, typer.Option(help="in place of the blueprint's, a model of the catalogue")] = "",
-    gpu: Annotated[str, typer.Option(help="in place of the blueprint's, a GPU of the catalogue")] = "",
-    seed: Annotated[int, typer.Option(help="of the simulation")] = 1,
-    plan: Annotated[bool, typer.Option("--plan", help="print its plan, or several, as YAML")] = False,
-    simulate: Annotated[bool, typer.Option(help="see whether its objectives hold")] = False,
-) -> None:
-    """Deployments as starting points: what each is for, why it is as it is, its plan, and whether its promises hold."""
-    from pilothouse.cli.blueprinting import Wanted
-    from pilothouse.cli.blueprinting import blueprint as show
-
-    show(Wanted(name, model, gpu, seed, plan, simulate))
-
-
 def _limits(objectives: str, link_latency: str) -> tuple[Objectives, Micros]:
     """Raises ConfigError: the time per output token must be among the objectives."""
     problems: list[Problem] = []

@@ -3,7 +3,6 @@
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import typer
@@ -11,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pilothouse import build
 from pilothouse.bench.run import shorten
-from pilothouse.config.scenario import Scenario
+from pilothouse.build import Setting, ran
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.units import Micros
 from pilothouse.plan import need as needs
 from pilothouse.plan.disaggregate import FleetPlan, Need, SplitAdvice, Terms, advise_split
 from pilothouse.plan.machine import Machine, Wanted, lasts, machine
 from pilothouse.plan.source import read_source
-from pilothouse.plan.trial import Machines, Trial, fleets, settled, tried
+from pilothouse.plan.trial import Machines, Simulate, Trial, fleets, settled, tried
 from pilothouse.policies.profiles import DEFAULT
 from pilothouse.report.tables import print_runs
+from pilothouse.sim.world import Fleet
 from pilothouse.workload.demand import context_mean, survey
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
@@ -175,9 +174,9 @@ def _tried(asked: Asked, given: Given) -> tuple[Answer, list[Run]]:
     return Answer(given.name, pays, verdict, label, given.hit_ratio, estimate, trials, notes), runs
 
 
-def _simulate(asked: Asked) -> Any:
-    def run(scenario: Scenario, workload: Workload) -> Run:
-        return build.simulated(scenario, workload, DEFAULT, 1.0, asked.seed)
+def _simulate(asked: Asked) -> Simulate:
+    def run(fleet: Fleet, workload: Workload, setting: Setting) -> Run:
+        return ran(fleet, workload, DEFAULT, setting, 1.0, asked.seed)
 
     return run
 

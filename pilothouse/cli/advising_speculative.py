@@ -14,7 +14,7 @@ from pilothouse.journal.day import read_day
 from pilothouse.journal.log import segments
 from pilothouse.perf.acceptance import Kind
 from pilothouse.perf.catalog import gpu_named, model_named, precision_named
-from pilothouse.perf.speculation import Method
+from pilothouse.perf.speculation import Method, method_named
 from pilothouse.plan import speculative as planner
 from pilothouse.plan.machine import Wanted, machine
 from pilothouse.plan.source import read_source
@@ -79,7 +79,7 @@ def _accepted(asked: Asked) -> tuple[dict[Method, float], list[str]]:
     found: dict[Method, float] = {}
     notes: list[str] = []
     for told, (drafted, accepted) in counts.items():
-        method = planner.method_named(told)
+        method = method_named(told)
         if method is None and drafted:
             notes.append(
                 f"engines accept {accepted / drafted:.0%} of what {told or 'an unnamed method'} drafts: no method known"

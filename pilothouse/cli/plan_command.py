@@ -9,14 +9,20 @@ from pilothouse.cli.later import Later
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
-    from pilothouse.cli import plan_wanted, planning
+    from pilothouse.cli import plan_given, plan_wanted, planning
 else:
-    planning, plan_wanted = Later("planning"), Later("plan_wanted")
+    planning, plan_wanted, plan_given = Later("planning"), Later("plan_wanted"), Later("plan_given")
 
 
 @exits_with_problems
 def plan(
-    file: Annotated[Path | None, typer.Argument(help="all of this in one file (YAML); options come first")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="all of this in one file (YAML), options come first; or a plan to judge")
+    ] = None,
+    blueprint: Annotated[
+        str,
+        typer.Option(help="begin with chat, rag, batch, grid, hybrid or edge, changed as asked; list: which there are"),
+    ] = "",
     model: Annotated[
         str, typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
     ] = "",
@@ -47,12 +53,21 @@ def plan(
     simulate: Annotated[bool, typer.Option(help="try the best plans in the simulator")] = True,
     seed: Annotated[int, typer.Option(help="of a workload file")] = 1,
 ) -> None:
-    """Which fleet serves this workload within its objectives, what to expect of it, and what it costs."""
+    """Which fleet serves this workload within its objectives, what to expect of it, and what it costs.
+
+    FILE may also be a plan (of -o, or written by hand): then that one is judged as it is. So is a blueprint's.
+    """
     given = {
         "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "rate": rate, "ttft": ttft, "tpot": tpot,
         "percentile": percentile, "classes": classes,
         "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
         "usd_per_hour": usd_per_hour, "term": term,
     }  # fmt: skip
+    if blueprint == "list":
+        plan_given.list_blueprints()
+        return
+    if blueprint or (file is not None and plan_wanted.is_plan(file)):
+        plan_given.check(blueprint, file, given, plan_given.How(why, out, as_json, simulate, seed, page))
+        return
     wanted, base = plan_wanted.read_wanted(file, given)
     planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

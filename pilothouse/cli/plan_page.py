@@ -7,8 +7,9 @@ from pilothouse.perf.catalog import precision_named
 from pilothouse.plan.analytic import load_at
 from pilothouse.plan.document import Plan
 from pilothouse.plan.memory import held
-from pilothouse.plan.rehearsal import expected_of, sums_of
+from pilothouse.plan.promise import expected_of, fleets_of
 from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.simulated import Hardware, engines_of
 from pilothouse.report.chart_page import write_charts
 from pilothouse.report.charts import Figure, axis, plain, rounded
 
@@ -16,14 +17,20 @@ LOADS = [0.05 * step for step in range(1, 20)]  # of the highest rate
 DRAWN = 4  # plans whose latency is drawn
 
 
-def write_page(path: Path, question: Question, found: Found) -> None:
+def write_page(path: Path, question: Question, found: Found, hardware: Hardware) -> None:
     """Raises PilothouseError without the extra `report`, ConfigError where the file cannot be written."""
     best = expected_of(found.plans[0])
     charts = [
         ("What fleets cost, and the most they serve", front(question, found.plans)),
-        ("Memory of a GPU [GiB]", budget(question, found.plans[:DRAWN])),
-        ("Time to first token over load [Estimated]", latency(question, found.plans[:DRAWN], "ttft_us", 1e6, "s")),
-        ("Time per output token over load [Estimated]", latency(question, found.plans[:DRAWN], "tpot_us", 1e3, "ms")),
+        ("Memory of a GPU [GiB]", budget(hardware, found.plans[:DRAWN])),
+        (
+            "Time to first token over load [Estimated]",
+            latency(question, hardware, found.plans[:DRAWN], "ttft_us", 1e6, "s"),
+        ),
+        (
+            "Time per output token over load [Estimated]",
+            latency(question, hardware, found.plans[:DRAWN], "tpot_us", 1e3, "ms"),
+        ),
     ]
     said = [f"{titled(plan.pools)}: {plan.why[0]}" for plan in found.plans[:DRAWN]]
     said += [f"not {way.what}: {way.why}" for way in found.rejected]
@@ -53,11 +60,17 @@ def front(question: Question, plans: Sequence[Plan]) -> Figure:
     return {"data": data, "layout": {"xaxis": x, "yaxis": axis("requests/s within the objectives", rangemode="tozero")}}
 
 
-def budget(question: Question, plans: Sequence[Plan]) -> Figure:
+def budget(hardware: Hardware, plans: Sequence[Plan]) -> Figure:
     """A bar for each fleet's serving engines."""
     pools = [plan.pools[-1] for plan in plans]
     parts = [
-        held(question.model, question.gpu, pool.layout, precision_named(pool.precision), pool.memory_utilisation)
+        held(
+            hardware.model,
+            hardware.gpus[pool.gpu],
+            pool.layout,
+            precision_named(pool.precision),
+            pool.memory_utilisation,
+        )
         for pool in pools
     ]
     names = [plain(titled(plan.pools)) for plan in plans]
@@ -75,15 +88,15 @@ def budget(question: Question, plans: Sequence[Plan]) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def latency(question: Question, plans: Sequence[Plan], figure: str, scale: float, unit: str) -> Figure:
+def latency(
+    question: Question, hardware: Hardware, plans: Sequence[Plan], figure: str, scale: float, unit: str
+) -> Figure:
     """Until queues grow without end; the objective is a dotted line."""
     asks, objective = question.asks, question.objective
     data = []
     for plan in plans:
-        highest, fleet = (
-            expected_of(plan).requests_per_s_max,
-            sums_of(plan, question.model, question.gpu, asks.demand.context_mean),
-        )
+        highest = expected_of(plan).requests_per_s_max
+        fleet = fleets_of(plan, engines_of(plan, hardware, asks.demand.context_mean))[0]
         rates = [share * highest for share in LOADS] + [highest]
         values = [getattr(load_at(fleet, asks, rate, objective.percentile), figure) / scale for rate in rates]
         data.append(

@@ -47,6 +47,8 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     if problems:
         raise ConfigError(problems)
     source, asks = _asks(asked, model, gpu, precisions)
+    if not (asks.rate or asked.at_once):
+        raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])
     classes = _classes(asked, asks)
     limits = [None if limit is None else limit.seconds for limit in (wanted.ttft, wanted.tpot)]
     return Question(
@@ -55,7 +57,8 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
         model_said=model.name if model.name in MODELS else wanted.model,
         gpu_said=gpu.name if gpu.name in GPUS else wanted.gpu, gpus=wanted.gpus,
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
-        classes=classes, workload=wanted.workload, goal=Goal(wanted.goal), price=_price(asked, gpu), precisions=tuple(precisions),
+        classes=classes, workload=wanted.workload, rate=wanted.rate, goal=Goal(wanted.goal),
+        price=price_for(asked, gpu), precisions=tuple(precisions),
         kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
         follows=wanted.follows,
     ), source  # fmt: skip
@@ -94,8 +97,6 @@ def _asks(asked: Asked, model: Any, gpu: Any, precisions: Sequence[Precision]) -
     if wanted.rate is not None:
         source = clocked(wanted.rate / asks.rate if asks.rate else 1.0)
         asks = asks_of(source.workload, wanted.rate)
-    if not asks.rate:
-        raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])
     return source, asks
 
 
@@ -106,7 +107,7 @@ def _source(asked: Asked, load: float) -> Source:
     return Source("workload", read_workload(said, asked.base).make(asked.seed, load))
 
 
-def _price(asked: Asked, gpu: Gpu) -> Price | None:
+def price_for(asked: Asked, gpu: Gpu) -> Price | None:
     wanted = asked.wanted
     if wanted.usd_per_hour is not None:
         return Price(wanted.usd_per_hour, "as given")

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pilothouse.plan.document import Plan
-from pilothouse.plan.rehearsal import expected_of
-from pilothouse.plan.search import Found, Question, keeps, titled
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.search import Found, Question, titled
 from pilothouse.plan.source import Source
 
 SHOWN = 8  # lines of the table
@@ -20,7 +20,7 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
         console.width = 220
     asks = question.asks
     mean = asks.demand
-    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean"
+    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean" if asks.rate else "all at once"
     lengths = f"{mean.prompt_mean:,.0f} tokens in, {mean.output_mean:,.0f} out in the mean"
     console.print(Text(f"{question.name}: {source.name}: {said}; {lengths}", style="bold"), soft_wrap=True)
     if found.plans:

@@ -65,16 +65,25 @@ class Asked(msgspec.Struct, frozen=True):
     simulate: bool = True
     seed: int = 1
     page: Path | None = None
+    at_once: bool = False  # work that is all there at once is planned for too
+
+
+def is_plan(path: Path) -> bool:
+    """Whether the file is a plan that there is already, and no question. Raises ConfigError."""
+    data = _read(path)
+    return isinstance(data, dict) and "pools" in data
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
 
 
 def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]:
     """A file's wishes, with those of the command line in their place. Raises ConfigError."""
-    data: Any = {}
-    if path is not None:
-        try:
-            data = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+    data: Any = {} if path is None else _read(path)
     if not isinstance(data, dict):
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}

@@ -19,8 +19,9 @@ from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import plan_text
-from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, expected_of, job, rehearse
-from pilothouse.plan.search import Found, Question, keeps, rank, search
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
+from pilothouse.plan.search import Found, Question, rank, search
 from pilothouse.workload.requests import Workload
 
 TRIED = 4  # plans that are simulated at a time: the best by sums
@@ -41,9 +42,9 @@ def plan(asked: Asked) -> None:
     if asked.simulate and found.plans:
         found = _simulated(question, found, source.workload, asked, console)
     if asked.out is not None and found.plans:
-        _write(asked.out, found.plans[0], asked.base)
+        write_plan(asked.out, found.plans[0], asked.base)
     if asked.page is not None and found.plans:
-        write_page(asked.page, question, found)
+        write_page(asked.page, question, found, question.hardware)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
         typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected)), indent=1).decode())
@@ -63,8 +64,8 @@ def _simulated(question: Question, found: Found, workload: Workload, asked: Aske
         batch, plans = plans[:TRIED], plans[TRIED:]
         if not batch:
             break
-        jobs = [job(p, question.model, question.gpu, question.asks, workload, asked.seed) for p in batch]
-        done += [confirmed(p, did) for p, did in zip(batch, _rehearsed(jobs, console), strict=True)]
+        jobs = [job(p, question.hardware, question.asks, workload, asked.seed) for p in batch]
+        done += [confirmed(p, did) for p, did in zip(batch, rehearsed(jobs, console), strict=True)]
         if any(keeps(question.objective, expected_of(p)) for p in done):
             break
 
@@ -75,7 +76,7 @@ def _simulated(question: Question, found: Found, workload: Workload, asked: Aske
     return Found(sorted([*done, *plans], key=order), found.rejected)
 
 
-def _rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
+def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
     """On all cores, each process started anew."""
     workers = min(cores(), len(jobs))
     if workers <= 1:
@@ -91,12 +92,13 @@ def _rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
     return done
 
 
-def _write(path: Path, plan: Plan, base: Path) -> None:
+def write_plan(path: Path, plan: Plan, base: Path) -> None:
     """A workload's path is relative to the plan's own place."""
     workload = plan.workload
     if isinstance(workload, str):
         workload = os.path.relpath(base / workload, path.parent)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem("-o", f"cannot write {path}: {error.strerror}")]) from None

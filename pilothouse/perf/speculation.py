@@ -47,6 +47,14 @@ class Method(StrEnum):
 LOOKS_UP = (Method.NGRAM, Method.SUFFIX)
 
 
+def method_named(told: str) -> Method | None:
+    """By what engines call it: `eagle3`, `deepseek_mtp`, ...; None = none that is known here."""
+    word = told.lower()
+    if "mtp" in word or word == "nextn":
+        return Method.MTP
+    return next((method for method in Method if word in (method, f"{method}_gpu")), None)
+
+
 class Speculation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an engine speculates, and how well."""
 

@@ -120,7 +120,9 @@ def load_at(
     share = arrivals * _mean(work_us)
     found = _decoding(serving, need, arrivals, share)
     used = found.batch * need.context_tokens / max(1, serving.engine.kv_tokens)
-    busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * need.output_tokens
+    busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * _steps(
+        serving.engine, need
+    )
     cost = _mean(work_us) / (_mean(work_us) + busy) if busy else share
     waits: list[tuple[float, float]] = []
     if fleet.prefill is not None:
@@ -216,13 +218,18 @@ def _step_us(engine: Engine, need: Need, batch: float) -> float:
     return times.a_us + _sequence_us(engine, need) * batch + experts
 
 
+def _steps(engine: Engine, need: Need) -> float:
+    """That an answer takes."""
+    return need.output_tokens / engine.tokens_per_step
+
+
 def _sequence_us(engine: Engine, need: Need) -> float:
     return engine.step_time.b_us + engine.step_time.c_ns * need.context_tokens / 1e3
 
 
 def _decoding(pool: Pool, need: Need, arrivals: float, share: float) -> _Decoding:
     """`arrivals`: at a lane [per microsecond]. `share`: of its time that prompts take."""
-    engine, flow = pool.engine, arrivals * need.output_tokens
+    engine, flow = pool.engine, arrivals * _steps(pool.engine, need)
     each = flow * _sequence_us(engine, need)
     by_room = engine.kv_tokens / need.context_tokens
     most = min(float(engine.sequences), by_room)
@@ -242,7 +249,8 @@ def _decoding(pool: Pool, need: Need, arrivals: float, share: float) -> _Decodin
     slope = (step_us - _step_us(engine, need, 0.9 * batch)) / (0.1 * batch) if batch > 2 else _sequence_us(engine, need)
     elastic = min(0.95, slope * batch / step_us)
     spread = sqrt(batch / (pool.lanes * (1 - elastic)))
-    return _Decoding(batch, step_us / (1 - share), spread, slope / (1 - share), most)
+    each_us = (1 - share) * engine.tokens_per_step
+    return _Decoding(batch, step_us / each_us, spread, slope / each_us, most)
 
 
 def _broken(state: _Decoding, bound: Bound) -> _Decoding:

@@ -5,15 +5,18 @@ plan is sized, priced and simulated by itself.
 """
 
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pilothouse.config.convert import convert
 from pilothouse.config.load import read_yaml
+from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.plan.document import Objective, Plan
-from pilothouse.plan.plan_scenario import to_scenario
+from pilothouse.perf.memory import SEQUENCE_TOKENS
+from pilothouse.plan.document import Plan
+from pilothouse.plan.simulated import engines_of, hardware_of
 
 NAMES = ("chat", "rag", "batch", "grid", "hybrid", "edge")
 
@@ -50,38 +53,8 @@ def parse(text: str, source: str) -> Blueprint:
             problems += _plan(plan, f"plans[{i}]", found)
     if problems or found is None:
         raise ConfigError([Problem(f"{source}: {p.where}" if p.where else source, p.what) for p in problems])
-    return structs.replace(found, plans=[structs.replace(plan, blueprint=found.name) for plan in found.plans])
-
-
-def to_plans(
-    blueprint: Blueprint,
-    *,
-    model: str = "",
-    gpu: str = "",
-    workload: Any = None,
-    objective: Objective | None = None,
-) -> list[Plan]:
-    """Its plans, with what is one's own in place of what it says. Raises ConfigError for what does not fit."""
-    given = {"--model": model, "--gpu": gpu, "--workload": workload, "objectives": objective}
-    own = [option for option, value in given.items() if value]
-    if own and len(blueprint.plans) > 1:
-        names = ", ".join(plan.name for plan in blueprint.plans)
-        raise ConfigError([Problem(own[0], f"for which of {names}? Write its plans to a file and change them there")])
-    plans = []
-    for plan in blueprint.plans:
-        pools = [structs.replace(pool, gpu=gpu) for pool in plan.pools] if gpu else plan.pools
-        made = structs.replace(
-            plan,
-            model=model or plan.model,
-            pools=pools,
-            workload=plan.workload if workload is None else workload,
-            objective=objective or plan.objective,
-            why=[blueprint.topology.strip(), *(f"{what}: {why}" for what, why in blueprint.mechanisms.items())],
-        )
-        if own:
-            to_scenario(made)  # it must fit
-        plans.append(made)
-    return plans
+    why = [found.topology.strip(), *(f"{what}: {reason}" for what, reason in found.mechanisms.items())]
+    return replace(found, plans=[replace(plan, blueprint=found.name, why=why) for plan in found.plans])
 
 
 def _empty(found: Blueprint) -> list[Problem]:
@@ -99,7 +72,11 @@ def _plan(plan: Plan, where: str, blueprint: Blueprint) -> list[Problem]:
     if plan.objective.ttft_s is None and plan.objective.tpot_s is None:
         problems.append(Problem(f"{where}.objective", "asks for nothing: give ttft_s, tpot_s or both"))
     try:
-        to_scenario(plan)
+        engines_of(plan, hardware_of(plan), SEQUENCE_TOKENS)
     except ConfigError as error:
-        problems += [Problem(f"{where}: {problem.where}", problem.what) for problem in error.problems]
+        problems += [Problem(f"{where}.{problem.where}", problem.what) for problem in error.problems]
+    try:
+        read_workload(plan.workload, Path())
+    except ConfigError as error:
+        problems += [Problem(f"{where}.workload.{problem.where}", problem.what) for problem in error.problems]
     return problems

@@ -67,6 +67,9 @@ class PoolPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     speculation: dict[str, Any] | None = None  # vLLM's --speculative-config
     tiers: dict[str, float] = {}  # tier -> GB of each engine, beside HBM
     engine_args: list[str] = []  # further flags, as they stand on vLLM's command line
+    step_time: str = ""  # file of `pilothouse calibrate`; "" = measured or estimated coefficients
+    link_gb_per_s: float | None = None  # of each engine's network card, for KV; None = as for 400 Gb/s
+    link_latency_s: float | None = None  # of one transfer, whatever its size; None = as the simulator takes it
 
 
 class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,6 +135,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     blueprint: str = ""  # which one it began with
     version: int = 1
     gateway: dict[str, Any] = field(default_factory=dict)  # further settings of pilothouse.yaml
+    rate: float | None = None  # requests/s in busy times that is planned for; None = the workload's own
     classes: dict[str, Objective] = {}  # by tenant of the workload; where there is one, the others have `objective`
 
     @property

@@ -6,16 +6,27 @@ DP    a lane for each rank. Of shared experts (EP) a lane reads its own part, bu
 PP    a lane for each stage: as many micro-batches are under way, each of which passes through all stages
 DCP   a decoding sequence's KV is read by so many ranks, a part each
 PCP   a prompt's work is divided by so many ranks
+Drafts are made by all of them alike, and take their part of the memory.
 accuracy   of wider layouts unknown: `BAND_LAYOUT` is a guess and is added for each kind of parallelism that nobody measured
 ignores    that ranks which share experts wait for each other; stages of unequal length; what DCP and PCP exchange
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pilothouse.config import speculating
+from pilothouse.config.convert import convert
+from pilothouse.config.scenario_load import read_step_time
+from pilothouse.config.speculating import Speculating
+from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, Model, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, KV_BYTES, default_limits, sequence_bytes
+from pilothouse.perf.speculation import Method, Speculation, method_named
 from pilothouse.perf.step_time import StepTime
 from pilothouse.plan.document import Layout, PoolPlan
 from pilothouse.plan.memory import context_bytes, held
@@ -39,6 +50,12 @@ class Engine(Struct, frozen=True):
     token_bytes: float  # KV of one token, of the whole model
     tpot_band: float
     ttft_band: float
+    speculation: Speculation | None = None  # its cost is in `step_time`, its room off `kv_tokens`
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Of each decoding sequence."""
+        return 1.0 if self.speculation is None else self.speculation.tokens()
 
 
 def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
@@ -47,20 +64,42 @@ def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
     sequences, tokens = default_limits(gpu)
     sequences, tokens = pool.max_num_seqs or sequences, pool.max_num_batched_tokens or tokens
     room = held(model, gpu, layout, precision, pool.memory_utilisation, sequences, tokens).kv * GIB
-    length = max(1.0, context)
-    times = step_time(model, gpu, layout.tp, precision)
+    length, drafts = max(1.0, context), drafting(pool.speculation)
+    each = context_bytes(model, layout, length, byte)
+    times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, layout.tp, precision)
+    if drafts is not None:
+        times = speculating.timed(drafts, times, model, gpu, layout.tp, precision)
+        weights, per_token = speculating.drafting_bytes(drafts, model, layout.tp)
+        room, each = room - weights, each + per_token * length / layout.pp
+        tokens = max(tokens, sequences * (1 + drafts.draft_tokens))  # a decode and its drafts are checked in one step
     unknown = BAND_LAYOUT * len(unmeasured(layout)) + (BAND_PRIOR if "prior" in times.label else 0.0)
     unknown += BAND_EXPERTS if model.experts and "fitted" not in times.label else 0.0
     return Engine(
         step_time=spread_times(times, model, gpu, layout, byte / KV_BYTES["bf16"]),
         lanes=layout.dp * layout.pp,
-        kv_tokens=max(0, int(room * length / context_bytes(model, layout, length, byte) / layout.pp)),
+        kv_tokens=max(0, int(room * length / each / layout.pp)),
         sequences=max(1, sequences // layout.pp),
         batched_tokens=tokens,
         token_bytes=sequence_bytes(model, 1, length, kv_byte=byte) / length,
         tpot_band=max(BAND_TPOT, times.error or 0.0) + unknown,
         ttft_band=BAND_TTFT + unknown,
+        speculation=None if drafts is None else speculating.speculation_of(drafts),
     )
+
+
+def drafting(said: Mapping[str, Any] | None) -> Speculating | None:
+    """vLLM's words in ours. Acceptance is as published: a plan does not know better. Raises ConfigError."""
+    if not said:
+        return None
+    method, problems = method_named(str(said.get("method", ""))), list[Problem]()
+    found: dict[str, Any] = {"method": said.get("method", "") if method is None else method.value}
+    found["draft_tokens"] = said.get("num_speculative_tokens", 1)
+    if method is Method.DRAFT_MODEL and "model" in said:
+        found["draft_model"] = said["model"]
+    made = convert(Speculating, found, "speculation", problems)
+    if made is None or problems:
+        raise ConfigError(problems)
+    return made
 
 
 def unmeasured(layout: Layout) -> list[str]:

@@ -1,29 +1,25 @@
-"""A plan tried in the simulator: the dispatcher that will be deployed, on engines as the plan has them.
+"""A plan tried in the simulator, at the rate that it promises to serve: the busiest time of its workload, at that rate.
 
-A lane (`engines.py`) is simulated as an engine of its own: data-parallel ranks and stages each have their batch and their KV.
+A workload need not be as busy for as long as percentiles take to be told: so the time between its requests is drawn out or
+pressed together until they come as often as the plan says, all the time. What each asks, and shares with others, stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from pilothouse.build import ENGINES_TAKE, played
-from pilothouse.config.scenario import Lateness, Link
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
-from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND, Micros
-from pilothouse.perf.catalog import Gpu, Model
-from pilothouse.plan.analytic import Fleet as SumFleet
-from pilothouse.plan.analytic import Pool as Sums
-from pilothouse.plan.asks import Asks
+from pilothouse.plan.asks import CELL_REQUESTS, Asks
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
-from pilothouse.plan.engines import engine_of
-from pilothouse.sim.delays import Delays
-from pilothouse.sim.engine import EngineSpec
-from pilothouse.sim.world import Fleet, Pool
+from pilothouse.plan.promise import expected_of
+from pilothouse.plan.simulated import Hardware, fleet_of
+from pilothouse.sim.world import Fleet, settle
 from pilothouse.workload.outcomes import Outcome, percentile
 from pilothouse.workload.requests import Stage, Workload
 
@@ -56,8 +52,10 @@ class Rehearsed(msgspec.Struct, frozen=True):
     requests: int
     ttft_s: float
     tpot_s: float
+    requests_per_s: float  # as they came; of those that came all at once, as they were served
     output_per_s: float
     hit_ratio: float
+    at_once: bool = False
     classes: dict[str, "Met"] = {}
 
 
@@ -72,86 +70,46 @@ class Met(msgspec.Struct, frozen=True):
 Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
 
 
-def job(plan: Plan, model: Model, gpu: Gpu, asks: Asks, workload: Workload, seed: int = 1) -> Job:
-    """As `pilothouse sim` takes a fleet of which nothing else is said. The workload is one by the clock."""
+def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: int = 1, load: float = 1.0) -> Job:
+    """`workload`: one by the clock. `load`: of the rate that the plan promises to serve."""
     expected = expected_of(plan)
-    under_way = expected.requests_per_s * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
+    rate = expected.requests_per_s * load
+    under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
-    asked, lead = trimmed(workload, counted, lead)
-    load = expected.requests_per_s / asks.rate
-    asked = slowed(asked, load) if load < 1 else asked
+    asked, lead = trimmed(workload, counted, lead if asks.rate else 0)
+    if asks.rate:  # else all are there at once
+        asked = paced(asked, lead, rate)
+    fleet = fleet_of(plan, hardware, asks.demand.context_mean, asked.block_size)
     objectives = {name: plan.classes.get(name, plan.objective) for name in expected.classes}
-    fleet = fleet_of(sums_of(plan, model, gpu, asks.demand.context_mean), asked.block_size, model.name)
     return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead, objectives)
-
-
-def sums_of(plan: Plan, model: Model, gpu: Gpu, context: float) -> SumFleet:
-    """The plan's engines as `analytic.py` has them. `context`: mean length of a sequence [tokens]."""
-    made = {pool.role: Sums(engine_of(pool, model, gpu, context), pool.replicas) for pool in plan.pools}
-    return SumFleet(made.get(Role.BOTH) or made[Role.DECODE], made.get(Role.PREFILL))
-
-
-def fleet_of(fleet: SumFleet, block_size: int, exchange: str) -> Fleet:
-    """The same engines for the simulator. `exchange`: what both ends of a transfer have alike."""
-    late = Lateness()
-    delays = Delays(
-        network_us=late.network.us,
-        kv_event_us=late.kv_events.us,
-        scrape_us=late.scrape_every.us,
-        scraped_us=late.scraped.us,
-        tokenise_us=late.tokenise.us,
-    )
-    if fleet.prefill is None:
-        return Fleet([_pool(fleet.serving, Role.BOTH, block_size, exchange)], delays)
-    pair = (fleet.prefill, Role.PREFILL), (fleet.serving, Role.DECODE)
-    return Fleet([_pool(pool, role, block_size, exchange) for pool, role in pair], delays)
-
-
-def _pool(pool: Sums, role: Role, block_size: int, exchange: str) -> Pool:
-    engine, link = pool.engine, Link()
-    spec = EngineSpec(
-        engine.step_time,
-        max(1, engine.kv_tokens // block_size),
-        block_size,
-        engine.batched_tokens,
-        min(engine.sequences, engine.batched_tokens),
-        steps_ahead=1,
-    )
-    made = Pool("engines" if role is Role.BOTH else role.value, pool.lanes, spec, exact=True)
-    if role is Role.BOTH:
-        return made
-    return replace(
-        made,
-        role=role,
-        connector="nixl",
-        exchange=exchange,
-        kv_token_bytes=int(engine.token_bytes),
-        link_bytes_per_us=link.gb_per_s * 1e3,
-        link_latency_us=link.latency.us,
-    )
 
 
 def rehearse(job: Job) -> Rehearsed:
     """In this process."""
     rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
-    outcomes = [outcome for result in driver.results if result.stage.reported for outcome in result.outcomes]
-    outcomes = sorted(outcomes, key=lambda outcome: outcome.sent_us)
-    outcomes = outcomes[min(job.lead, len(outcomes) // 2) :]
+    reported = [result for result in driver.results if result.stage.reported]
+    outcomes = [outcome for result in reported for outcome in settle(result, job.lead)]
     served, met = [outcome for outcome in outcomes if not outcome.refused], _met(outcomes, job.percentile)
     classes = {
         name: _met([outcome for outcome in outcomes if outcome.tenant == name], objective.percentile)
         for name, objective in job.classes.items()
     }
-    seconds = (max(o.sent_us for o in outcomes) - min(o.sent_us for o in outcomes)) / SECOND if outcomes else 0.0
+    begin, last = (min(o.sent_us for o in outcomes), max(o.sent_us for o in outcomes)) if outcomes else (0, 0)
+    at_once = last == begin
+    if at_once:
+        last = max((outcome.end_us for outcome in served), default=begin)
+    seconds = (last - begin) / SECOND
     prompts = sum(outcome.prompt_tokens for outcome in served)
     return Rehearsed(
-        len(outcomes),
-        met.ttft_s,
-        met.tpot_s,
-        sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
-        sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
-        classes,
+        requests=len(outcomes),
+        ttft_s=met.ttft_s,
+        tpot_s=met.tpot_s,
+        requests_per_s=len(served) / seconds if seconds else 0.0,
+        output_per_s=sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
+        hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
+        at_once=at_once,
+        classes=classes,
     )
 
 
@@ -168,12 +126,15 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     """With what the simulation gave; where sums gave something else, that is said."""
     expected = expected_of(plan)
     notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
-    for name, summed, simulated, unit, scale in (
-        ("TTFT", expected.ttft_s, done.ttft_s, "ms", 1e3),
-        ("TPOT", expected.tpot_s, done.tpot_s, "ms", 1e3),
-    ):
+    figures = [("TPOT", expected.tpot_s, done.tpot_s, f"{expected.tpot_s * 1e3:.3g} ms")]
+    if done.at_once:  # who comes last waits for all others: sums do not know of an end
+        figures += [("requests/s", expected.requests_per_s, done.requests_per_s, f"{expected.requests_per_s:.3g}")]
+        expected = _at_rate(expected, done.requests_per_s)
+    else:
+        figures += [("TTFT", expected.ttft_s, done.ttft_s, f"{expected.ttft_s:.3g} s")]
+    for name, summed, simulated, said in figures:
         if simulated and abs(summed / simulated - 1) > TELLING:
-            notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {summed * scale:.3g} {unit} by sums")
+            notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {said} by sums")
     notes += _class_notes(expected.classes, done.classes)
     few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]
     notes += [f"few requests of a class tell little of its percentile: {', '.join(few)}"] if few else []
@@ -195,6 +156,13 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         notes=[*notes, *expected.notes],
     )
     return replace(plan, expected=made)
+
+
+def _at_rate(expected: Expected, rate: float) -> Expected:
+    """Costs are shared by as many requests as are served."""
+    dearer = expected.requests_per_s / rate if rate else 1.0
+    costs = {name: getattr(expected, name) * dearer for name in ("usd_per_m_input", "usd_per_m_output", "usd_per_m")}
+    return replace(expected, requests_per_s=rate, requests_per_s_max=rate, **costs)
 
 
 def _class_notes(sums: Mapping[str, ClassExpected], done: Mapping[str, Met]) -> list[str]:
@@ -235,16 +203,28 @@ def _busiest(times: Sequence[int], counted: int, lead: int) -> tuple[int, float]
     return first, (times[first + counted - 1] - times[first]) / counted
 
 
-def slowed(workload: Workload, load: float) -> Workload:
-    """The same requests at so much of their rate."""
+def paced(workload: Workload, lead: int, rate: float) -> Workload:
+    """The same requests at a rate that stays: each `CELL_REQUESTS` of them, those that lead and those that count, take as
+    long as so many take at `rate`. Within them, they come as they did."""
 
-    def stretched(stage: Stage) -> Stage:
-        later = [replace(p, arrival_us=Micros(round(p.arrival_us / load))) for p in stage.requests]
-        return replace(stage, requests=later, rate=stage.rate * load, seconds=stage.seconds / load)
+    def at_rate(stage: Stage) -> Stage:
+        if not stage.reported or not stage.requests:
+            return stage
+        times = [planned.arrival_us for planned in stage.requests]
+        ends = [*_parts(0, lead), *_parts(lead, len(times) - 1), len(times) - 1]
+        now, slow = list[float](), [0.0]
+        for first, last in pairwise(ends):
+            took, takes = times[last] - times[first], (last - first) / rate * SECOND
+            now += [slow[-1] + (times[i] - times[first]) * (takes / took if took else 0.0) for i in range(first, last)]
+            slow.append(slow[-1] + takes)
+        now.append(slow[-1])
+        later = [replace(p, arrival_us=Micros(round(at))) for p, at in zip(stage.requests, now, strict=True)]
+        return replace(stage, requests=later, rate=rate, seconds=slow[-1] / SECOND)
 
-    return replace(workload, stages=[stretched(stage) for stage in workload.stages])
+    return replace(workload, stages=[at_rate(stage) for stage in workload.stages])
 
 
-def expected_of(plan: Plan) -> Expected:
-    assert plan.expected is not None
-    return plan.expected
+def _parts(first: int, last: int) -> list[int]:
+    """Where equal parts of about `CELL_REQUESTS` begin."""
+    count = max(1, round((last - first) / CELL_REQUESTS))
+    return [first + (last - first) * i // count for i in range(count)] if last > first else []

@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import Gpu, Model, Precision
-from pilothouse.plan.analytic import Fleet, Load, Pool, load_at, rate_max
+from pilothouse.plan.analytic import Fleet, Pool, load_at
 from pilothouse.plan.asks import Asks
-from pilothouse.plan.costs import bill, paid_share
-from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan, PoolPlan
-from pilothouse.plan.engines import Engine, engine_of, unmeasured
+from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
+from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
 from pilothouse.plan.prices import Price
+from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised
+from pilothouse.plan.simulated import Hardware
 
-INFINITE = float("inf")
 CONNECTOR = "nixl"
 SPLITS = 7  # shares of prefill engines that are tried where all GPUs are used
 RAN_OUT = {
@@ -53,6 +53,7 @@ class Question(Struct, frozen=True, kw_only=True):
     objective: Objective
     classes: dict[str, Objective] = {}  # of those that have one of their own
     workload: Any  # as a plan has it
+    rate: float | None = None  # that was asked for in place of the workload's own
     goal: Goal = Goal.MIN_COST
     price: Price | None = None  # None = unknown: GPUs are counted
     precisions: tuple[Precision, ...] = (Precision.BF16, Precision.FP8)
@@ -62,15 +63,16 @@ class Question(Struct, frozen=True, kw_only=True):
     follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
 
     @property
-    def by_class(self) -> dict[str, Objective]:
-        """Of all classes that there are, if one has an objective of its own; else none."""
-        return {name: self.classes.get(name, self.objective) for name in self.asks.classes} if self.classes else {}
+    def hardware(self) -> Hardware:
+        return Hardware(self.model, {self.gpu_said or self.gpu.name: self.gpu})
 
     @property
-    def limits_us(self) -> tuple[float, float]:
-        limits = self.objective.ttft_s, self.objective.tpot_s
-        ttft, tpot = (INFINITE if limit is None else limit * 1e6 for limit in limits)
-        return ttft, tpot
+    def terms(self) -> Terms:
+        return Terms(self.asks, {self.gpu_said or self.gpu.name: self.price}, self.follows)
+
+    @property
+    def by_class(self) -> dict[str, Objective]:
+        return by_class(self.asks, self.classes, self.objective)
 
 
 class Rejected(Struct, frozen=True):
@@ -109,18 +111,17 @@ def search(question: Question) -> Found:
         for fleets in (
             (_together(question, way), _apart(question, way)) if question.split else (_together(question, way),)
         ):
-            for pools, fleet, why_not in fleets:
+            for pools, _, why_not in fleets:
                 if why_not:
                     rejected.append(Rejected(titled(pools), why_not, tried=True))
                 else:
-                    plans.append(_plan(question, way, pools, fleet))
+                    plans.append(_plan(question, way, pools))
     return Found(sorted(plans, key=lambda plan: rank(question, plan)), rejected)
 
 
 def rank(question: Question, plan: Plan) -> tuple[float, ...]:
     """Least is best. Of equals, the simpler one; of those, the one with more to spare."""
-    expected = plan.expected
-    assert expected is not None
+    expected = expected_of(plan)
     cost = expected.usd_per_hour or float(plan.gpus)
     first = {
         Goal.MIN_COST: cost,
@@ -130,17 +131,12 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
     return not keeps(question.objective, expected), round(first, 6), len(plan.pools), -expected.requests_per_s_max, cost
 
 
-def keeps(objective: Objective, expected: Expected) -> bool:
-    """Whether both objectives hold; where classes have their own, those of every class."""
-    if expected.classes:
-        return all(met.keeps for met in expected.classes.values())
-    return objective.holds(expected.ttft_s, expected.tpot_s)
-
-
 def titled(pools: list[PoolPlan]) -> str:
-    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`."""
+    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`; GPUs where they differ."""
+    mixed = len({pool.gpu for pool in pools}) > 1
     parts = [
         f"{'' if pool.role is Role.BOTH else f'{pool.role} '}{pool.replicas} x ({described(pool.layout)})"
+        f"{f' on {pool.gpu}' if mixed else ''}"
         for pool in pools
     ]
     return f"{' + '.join(parts)}, {pools[0].precision}"
@@ -269,81 +265,15 @@ def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "
     return ""
 
 
-def _plan(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet) -> Plan:
-    asks, percentile = question.asks, question.objective.percentile
-    rate, classes = asks.rate, question.by_class
-    load = load_at(fleet, asks, asks.rate, percentile, classes=classes)
-    highest, bound = rate_max(fleet, asks, percentile, question.limits_us, load.hit_ratio, classes)
-    if highest < rate:  # all there is does not serve all: what it can serve
-        rate, load = highest, load_at(fleet, asks, highest, percentile, load.hit_ratio, classes)
-    return Plan(
+def _plan(question: Question, way: _Way, pools: list[PoolPlan]) -> Plan:
+    plan = Plan(
         name=question.name,
         model=question.model_said or question.model.name,
         pools=pools,
         objective=question.objective,
         classes=question.classes,
         workload=question.workload,
-        expected=_expected(question, way, pools, fleet, _State(load, rate, highest, bound)),
+        rate=question.rate,
         why=[way.candidate.reason],
     )
-
-
-class _State(Struct, frozen=True):
-    """How a fleet does at the rate that it serves, and the highest."""
-
-    load: Load
-    rate: float
-    highest: float
-    bound: Bound
-
-
-def _expected(question: Question, way: _Way, pools: list[PoolPlan], fleet: Fleet, state: _State) -> Expected:
-    load, highest = state.load, state.highest
-    asks, engine, gpus = question.asks, way.engine, sum(pool.replicas * pool.layout.gpus for pool in pools)
-    usd_h, shares = gpus * question.price.usd_h if question.price else 0.0, [1.0]
-    if question.follows is not None:
-        shares = [paid_share(asks, pool.replicas, highest, question.follows) for pool in pools]
-    paid = sum(s * p.replicas * p.layout.gpus for s, p in zip(shares * len(pools), pools, strict=False)) / gpus
-    by_pool = pools[0].replicas * pools[0].layout.gpus / gpus  # of a prefill pool
-    priced = bill(usd_h * paid, asks, state.rate / asks.rate, load.prefill_cost if fleet.prefill is None else by_pool)
-    caches = [pool for pool in (fleet.serving, fleet.prefill) if pool is not None]
-    return Expected(
-        ttft_s=load.ttft_us / 1e6,
-        tpot_s=load.tpot_us / 1e6,
-        ttft_band=engine.ttft_band,
-        tpot_band=engine.tpot_band,
-        output_per_s=state.rate * asks.demand.output_mean,
-        requests_per_s=state.rate,
-        requests_per_s_max=highest,
-        kv_tokens=sum(pool.lanes * pool.engine.kv_tokens for pool in caches),
-        utilisation=min(1.0, state.rate / highest) if highest else 1.0,
-        bound=state.bound,
-        usd_per_hour=priced.usd_per_hour,
-        usd_per_m_input=priced.usd_per_m_input,
-        usd_per_m_output=priced.usd_per_m_output,
-        usd_per_m=priced.usd_per_m,
-        confidence=Confidence.ESTIMATED,
-        notes=_notes(question, way, load, paid),
-        classes={
-            name: ClassExpected.under(
-                question.by_class[name], state.rate * asks.classes[name].share, at.ttft_us / 1e6, at.tpot_us / 1e6
-            )
-            for name, at in load.classes.items()
-        },
-    )
-
-
-def _notes(question: Question, way: _Way, load: Load, paid: float) -> list[str]:
-    price = (
-        "no price known: costs are left out"
-        if question.price is None
-        else f"{question.price.usd_h:.3g} USD/h a GPU: {question.price.said}"
-    )
-    guessed = unmeasured(way.pool.layout)
-    return [
-        f"step times {way.engine.step_time.label}: {way.engine.step_time.source}",
-        *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
-        f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",
-        price,
-        *([f"engines follow the load: {paid:.0%} of the GPUs are paid for in the mean"] if paid < 1 else []),
-    ]
+    return promised(plan, question.hardware, question.terms, capped=True)

@@ -54,14 +54,6 @@ class Asked(msgspec.Struct, frozen=True):
     seed: int = 1
 
 
-def method_named(told: str) -> Method | None:
-    """By what engines call it: `eagle3`, `deepseek_mtp`, ...; None = none that is known here."""
-    word = told.lower()
-    if "mtp" in word or word == "nextn":
-        return Method.MTP
-    return next((method for method in Method if word in (method, f"{method}_gpu")), None)
-
-
 class Option(msgspec.Struct, frozen=True):
     """One method."""
 

@@ -5,18 +5,21 @@ the first token. Whoever asks whether to split should know of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
-from pilothouse.config.scenario import Scenario
-from pilothouse.config.scenario_load import scenario_from_data
+from pilothouse.build import Setting
+from pilothouse.core.events import Role
 from pilothouse.plan.disaggregate import FleetPlan, Pool, SplitAdvice, in_small_steps, resized
+from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.machine import Machine
+from pilothouse.plan.simulated import fleet_of, hardware_of
+from pilothouse.sim.world import Fleet
+from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
 
-Simulate = Callable[[Scenario, Workload], Run]
+Simulate = Callable[[Fleet, Workload, Setting], Run]
 GOOD = 0.95  # of the requests within the objectives: a fleet that serves its workload
 TELLING = 0.01  # of the requests: a smaller difference says nothing
 STEP_TOKENS_MIN = 256  # of a step budget: smaller ones leave no room for those who decode
@@ -76,9 +79,12 @@ def tried(
     simulate: Simulate,
 ) -> tuple[Trial, Run]:
     """One fleet, with the requests of `workload`."""
-    scenario = _scenario(plan, machines, workload, objectives, advice)
-    done = simulate(scenario, workload)
-    run = msgspec.structs.replace(done, name=plan.name, notes=done.notes[:1])  # what goodput is; the rest is said once
+    made = plan_of(plan, machines, objectives, advice)
+    fleet = fleet_of(made, hardware_of(made), advice.need.context_tokens, workload.block_size)
+    done = simulate(fleet, workload, Setting("advise disaggregate", objectives, notes=[goodput_note(objectives, {})]))
+    run = msgspec.structs.replace(
+        done, name=plan.name, notes=done.notes[:1]
+    )  # fleets are compared, all under one policy
     stages = [stage.summary for stage in run.stages]
     last = max(stages, key=lambda stage: stage.requests)
     refused = sum(stage.refused for stage in stages)
@@ -128,27 +134,31 @@ def _did(trial: Trial) -> str:
     return f"{trial.plan.name} ({price}): {trial.good_ratio:.1%} within the objectives, first token {trial.ttft_mean:.2f} s"
 
 
-def _scenario(
-    plan: FleetPlan, machines: Machines, workload: Workload, objectives: Objectives, advice: SplitAdvice
-) -> Scenario:
-    limits = {"ttft": objectives.ttft_us, "tpot": objectives.tpot_us, "e2e": objectives.e2e_us}
-    stand_in = {"kind": "open_loop", "rate": 1, "duration": "1s", "block_size": workload.block_size}
-    data = {
-        "name": "advise disaggregate",
-        "pools": [_pool(pool, machines.of(pool.role), workload.block_size, advice) for pool in plan.pools],
-        "workload": stand_in,
-        "objectives": {name: f"{limit}us" for name, limit in limits.items() if limit is not None},
-    }
-    return scenario_from_data(data, "advise").scenario
+def plan_of(plan: FleetPlan, machines: Machines, objectives: Objectives, advice: SplitAdvice) -> Plan:
+    """As search would have made it, and manifests and simulation read it."""
+    limits = [None if limit is None else limit / 1e6 for limit in (objectives.ttft_us, objectives.tpot_us)]
+    return Plan(
+        name=plan.name,
+        model=machines.both.model,
+        pools=[_pool(pool, machines.of(pool.role), advice) for pool in plan.pools],
+        objective=Objective(percentile=round(100 * GOOD), ttft_s=limits[0], tpot_s=limits[1]),
+        workload=None,
+    )
 
 
-def _pool(pool: Pool, machine: Machine, block_size: int, advice: SplitAdvice) -> dict[str, Any]:
-    link = {"gb_per_s": advice.terms.link_gb_per_s, "latency": f"{advice.terms.link_latency_us}us"}
-    tokens = pool.step_tokens or machine.batched_tokens
-    made = {
-        "name": pool.role, "role": pool.role, "replicas": pool.engines, "model": machine.model, "gpu": machine.gpu,
-        "tp": machine.tp, "precision": machine.precision, "kv_blocks": max(1, machine.kv_tokens // block_size),
-        "batched_tokens": tokens, "sequences": min(tokens, machine.sequences),
-    }  # fmt: skip
-    made |= {"step_time": machine.step_time_file} if machine.step_time_file else {}
-    return made | ({"link": link} if pool.role != "both" else {})
+def _pool(pool: Pool, machine: Machine, advice: SplitAdvice) -> PoolPlan:
+    tokens, split = pool.step_tokens or machine.batched_tokens, pool.role != "both"
+    return PoolPlan(
+        name=pool.role,
+        role=Role(pool.role),
+        replicas=pool.engines,
+        layout=Layout(tp=machine.tp),
+        gpu=machine.gpu,
+        connector="nixl" if split else "",
+        precision=machine.precision,
+        max_num_seqs=min(tokens, machine.sequences),
+        max_num_batched_tokens=tokens,
+        step_time=machine.step_time_file or "",
+        link_gb_per_s=advice.terms.link_gb_per_s if split else None,
+        link_latency_s=advice.terms.link_latency_us / 1e6 if split else None,
+    )

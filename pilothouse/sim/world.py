@@ -15,7 +15,7 @@ from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault
 from pilothouse.sim.gaps import Gaps
 from pilothouse.sim.hosts import LINK_BYTES_PER_US, Host
-from pilothouse.workload.outcomes import Histogram, Objectives, StageRun, Summary, summarise
+from pilothouse.workload.outcomes import Histogram, Objectives, Outcome, StageRun, Summary, summarise
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.timeline import timeline
 
@@ -110,6 +110,16 @@ def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool,
     )
     link = pool.link_bytes_per_us, pool.link_latency_us
     return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, *link, store=store)
+
+
+def settle(result: StageResult, lead: int) -> list[Outcome]:
+    """Forgets the outcomes of the first requests of a stage, at most half of them, and returns what counts, as it was sent."""
+    ordered = sorted(result.outcomes, key=lambda outcome: outcome.sent_us)
+    counted = ordered[min(lead, len(ordered) // 2) :]
+    if counted:
+        result.start_us = max(result.start_us, counted[0].sent_us)
+    result.outcomes = counted
+    return counted
 
 
 def summaries(results: Sequence[StageResult], objectives: Objectives | None = None) -> list[Summary]:

@@ -13,7 +13,9 @@ from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, asks_of, by_clock
 from pilothouse.plan.document import Bound, Confidence, Expected, Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import BAND_LAYOUT, BAND_TPOT, engine_of
-from pilothouse.plan.rehearsal import Rehearsed, confirmed, expected_of, job, rehearse, slowed, trimmed
+from pilothouse.plan.promise import expected_of
+from pilothouse.plan.rehearsal import Rehearsed, confirmed, job, paced, rehearse, trimmed
+from pilothouse.plan.simulated import Hardware
 from pilothouse.workload.arrivals import Diurnal
 from pilothouse.workload.chat import Chat
 from pilothouse.workload.open_loop import OpenLoop
@@ -23,6 +25,7 @@ from pilothouse.workload.spec import Recipe
 
 MODEL, H100 = MODELS["Qwen/Qwen3-32B"], GPUS["h100_sxm"]
 NO_LIMITS = (float("inf"), float("inf"))
+HARDWARE = Hardware(MODEL, {"h100_sxm": H100})
 POOL = PoolPlan(name="engines", replicas=1, layout=Layout(tp=2), gpu="h100_sxm")
 
 
@@ -160,7 +163,7 @@ def test_simulation_agrees(replicas: int, prefill: int, rate: float) -> None:
     work = workload(rate, 1500)
     asks = asks_of(work)  # the busy part of it, which is what is simulated
     plan = planned(replicas, asks.rate, asks, prefill)
-    done = rehearse(job(plan, MODEL, H100, asks, work))
+    done = rehearse(job(plan, HARDWARE, asks, work))
     assert done.ttft_s == pytest.approx(expected_of(plan).ttft_s, rel=0.3)
     assert done.tpot_s == pytest.approx(expected_of(plan).tpot_s, rel=0.2)
 
@@ -169,7 +172,7 @@ def test_simulation_agrees(replicas: int, prefill: int, rate: float) -> None:
 def test_a_plan_says_where_sums_are_off(factor: float, said: bool) -> None:
     plan = planned(1, 5, ASKS)
     sums = expected_of(plan)
-    done = confirmed(plan, Rehearsed(500, sums.ttft_s * factor, sums.tpot_s, 1.0, 0.0))
+    done = confirmed(plan, Rehearsed(500, sums.ttft_s * factor, sums.tpot_s, 5.0, 1.0, 0.0))
     found = expected_of(done)
     assert found.confidence is Confidence.SIMULATED and found.ttft_s == sums.ttft_s * factor
     assert any("off: TTFT" in note for note in found.notes) == said
@@ -181,8 +184,24 @@ def test_the_busiest_time_is_simulated() -> None:
     requests = cut.stages[0].requests
     seconds = (requests[-1].arrival_us - requests[lead].arrival_us) / 1e6
     assert (len(requests), lead, requests[0].arrival_us) == (400, 100, 0) and 300 / seconds > 15
-    slow = slowed(cut, 0.5).stages[0].requests
-    assert slow[-1].arrival_us == pytest.approx(2 * requests[-1].arrival_us, abs=1)
+
+
+@given(st.floats(0.5, 50), st.integers(0, 100), st.floats(2, 40))
+def test_what_is_tried_comes_as_often_as_it_is_promised(rate: float, lead: int, own: float) -> None:
+    cut, before = trimmed(workload(own, 400), 300, lead)
+    requests = paced(cut, before, rate).stages[0].requests
+    counted = [planned.arrival_us for planned in requests[before:]]
+    assert (len(counted) - 1) / (counted[-1] - counted[0]) * 1e6 == pytest.approx(rate, rel=0.01)
+    assert [p.request for p in requests] == [p.request for p in cut.stages[0].requests] and counted == sorted(counted)
+
+
+def test_what_is_simulated_is_what_is_promised() -> None:
+    """The rate is the one of busy times, though the workload is busy for a short time only."""
+    work = workload(10, 2400, arrivals=Diurnal(period_us=120_000_000))  # type: ignore[arg-type]
+    asks = asks_of(work)
+    plan = confirmed(planned(4, asks.rate, asks), rehearse(job(planned(4, asks.rate, asks), HARDWARE, asks, work)))
+    expected = expected_of(plan)
+    assert expected.output_per_s == pytest.approx(expected.requests_per_s * asks.demand.output_mean, rel=0.05)
 
 
 @given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 40))

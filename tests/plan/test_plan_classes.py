@@ -104,7 +104,7 @@ def test_a_class_with_no_limit_costs_no_gpu() -> None:
 def test_simulation_tells_each_class_and_agrees() -> None:
     plan = search(replace(QUESTION, split=False)).plans[0]
     sums = expected_of(plan)
-    done = confirmed(plan, rehearse(job(plan, MODEL, H100, ASKS, WORK)))
+    done = confirmed(plan, rehearse(job(plan, QUESTION.hardware, ASKS, WORK)))
     for name, met in expected_of(done).classes.items():
         said = any(
             name in note for note in expected_of(done).notes if note.startswith("sums of single classes are off")

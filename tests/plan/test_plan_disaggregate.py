@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pilothouse import build
+from pilothouse.build import Setting, ran
 from pilothouse.cli import app
 from pilothouse.cli.advising_disaggregate import Answer
-from pilothouse.config.scenario import Scenario
 from pilothouse.core.errors import ConfigError, PilothouseError
 from pilothouse.core.units import Micros
 from pilothouse.plan.disaggregate import (
@@ -30,6 +29,7 @@ from pilothouse.plan.machine import Machine, Wanted, machine, prices_of
 from pilothouse.plan.need import alike, measured, need
 from pilothouse.plan.trial import Machines, Trial, fleets, is_together, settled, tried
 from pilothouse.policies.profiles import DEFAULT
+from pilothouse.sim.world import Fleet
 from pilothouse.workload.demand import survey
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload
@@ -185,18 +185,21 @@ def test_fleets_to_try_are_of_equal_cost_and_of_either_kind() -> None:
 
 def test_what_is_tried_is_what_was_planned() -> None:
     assert PLANS.apart is not None
-    seen: list[Scenario] = []
+    seen: list[tuple[Fleet, Setting]] = []
 
-    def simulate(scenario: Scenario, workload: Workload) -> Run:
-        seen.append(scenario)
-        return build.simulated(scenario, workload, DEFAULT)
+    def simulate(fleet: Fleet, workload: Workload, setting: Setting) -> Run:
+        seen.append((fleet, setting))
+        return ran(fleet, workload, DEFAULT, setting)
 
     limits = Objectives(Micros(2_000_000), Micros(50_000))
     workload = alike(CHAT, 60, 1)
     trial, run = tried(PLANS.apart, Machines(H100, H100, H100), workload, limits, PLANS, simulate)
-    pools = [(pool.role, pool.replicas, pool.tp, pool.gpu) for pool in seen[0].pools]
-    assert pools == [(pool.role, pool.engines, 2, "h100_sxm") for pool in PLANS.apart.pools]
-    assert seen[0].pools[0].link.gb_per_s == 40 and seen[0].objectives.tpot == 50_000
+    fleet, setting = seen[0]
+    assert [(pool.role, pool.replicas) for pool in fleet.pools] == [(p.role, p.engines) for p in PLANS.apart.pools]
+    assert all(pool.engine.kv_blocks == H100.kv_tokens // workload.block_size for pool in fleet.pools)
+    assert all(pool.engine.step_time == H100.step_time for pool in fleet.pools)
+    assert (fleet.pools[0].link_bytes_per_us, fleet.pools[0].link_latency_us) == (40_000, 2000)
+    assert setting.objectives == limits
     assert trial.good_ratio == pytest.approx(1.0) and trial.refused == 0 and run.name == PLANS.apart.name
     assert trial.ttft_mean == run.stages[0].summary.ttft.mean
 

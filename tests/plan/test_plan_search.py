@@ -13,8 +13,8 @@ from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.plan.costs import bill, paid_share
 from pilothouse.plan.document import Objective
 from pilothouse.plan.prices import Price, price_of, read_prices
-from pilothouse.plan.rehearsal import expected_of
-from pilothouse.plan.search import Goal, Question, keeps, search, titled
+from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.search import Goal, Question, search, titled
 from tests.plan.test_plan_analytic import ASKS, asked
 
 QUESTION = Question(

@@ -13,9 +13,9 @@ from pilothouse.cli import app
 from pilothouse.perf.acceptance import Kind
 from pilothouse.perf.catalog import gpu_named, model_named, precision_named
 from pilothouse.perf.coefficients import step_time
-from pilothouse.perf.speculation import Method, Speculation, expected_tokens
+from pilothouse.perf.speculation import Method, Speculation, expected_tokens, method_named
 from pilothouse.plan import speculative as planner
-from pilothouse.plan.speculative import WORTH, Asked, advise, method_named
+from pilothouse.plan.speculative import WORTH, Asked, advise
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.world import Pool
 from pilothouse.workload import open_loop

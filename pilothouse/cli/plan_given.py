@@ -1,0 +1,170 @@
+"""plan --blueprint, plan PLAN.yaml: fleets that somebody chose already: what they promise, and whether they keep it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+from msgspec.structs import replace
+from rich.console import Console
+from rich.text import Text
+
+from pilothouse.cli.plan_page import write_page
+from pilothouse.cli.plan_question import price_for, question_of
+from pilothouse.cli.plan_table import show
+from pilothouse.cli.plan_wanted import Asked, Wanted, read_wanted
+from pilothouse.cli.planning import Answer, rehearsed, write_plan
+from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.blueprint import NAMES, Blueprint, load
+from pilothouse.plan.document import Plan
+from pilothouse.plan.plan_file import read_plan
+from pilothouse.plan.promise import Terms, expected_of, keeps, promised
+from pilothouse.plan.rehearsal import confirmed, job
+from pilothouse.plan.search import Found, Question
+from pilothouse.plan.simulated import Hardware, hardware_of
+from pilothouse.plan.source import Source
+from pilothouse.plugins import load_plugins
+
+BROKEN = 1  # exit status where a promise does not hold
+OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
+OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
+
+
+class How(msgspec.Struct, frozen=True):
+    """What is to be done with them."""
+
+    why: bool
+    out: Path | None
+    json: bool
+    simulate: bool
+    seed: int
+    page: Path | None
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A plan with what it promises, and what that was found out with."""
+
+    plan: Plan
+    question: Question
+    source: Source
+    hardware: Hardware
+
+
+def list_blueprints() -> None:
+    for name in NAMES:
+        typer.echo(f"{name:8}{load(name).title}")
+
+
+def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) -> None:
+    own = {name: value for name, value in given.items() if value not in (None, "", [])}
+    problems = [Problem(f"--{name}", "is for a search: this fleet is chosen") for name in OF_A_SEARCH if name in own]
+    if blueprint and file is not None:
+        problems.append(Problem("--blueprint", f"and {file}: one of the two"))
+    if problems:
+        raise ConfigError(problems)
+    load_plugins()
+    found = load(blueprint) if blueprint else None
+    plans = [read_plan(file)] if found is None and file is not None else found.plans if found else []
+    if len(plans) > 1 and (mine := [name for name in OWN if name in own]):
+        names = ", ".join(plan.name for plan in plans)
+        raise ConfigError(
+            [Problem(f"--{mine[0]}", f"for which of {names}? Write the plans with -o and change them there")]
+        )
+    if found is not None and not how.json:
+        explain(found)
+    base = Path() if file is None else file.parent
+    judged = [_judged(_changed(plan, own), own, base, how) for plan in plans]
+    if how.out is not None and len(judged) > 1 and how.out.suffix in (".yaml", ".yml"):
+        raise ConfigError([Problem("-o", "there are several plans: name a folder")])
+    if how.json:
+        answer = Answer([one.plan for one in judged], [])
+        typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
+    else:
+        for one in judged:
+            show(one.question, Found([one.plan], []), one.source, why=False)
+    for one in judged:
+        _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
+    if not all(keeps(one.plan.objective, expected_of(one.plan)) for one in judged):
+        raise typer.Exit(BROKEN)
+
+
+def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
+    """With what is one's own in place of what it says."""
+    wanted, _ = read_wanted(None, own)
+    pools = [
+        replace(
+            pool,
+            gpu=own.get("gpu", pool.gpu),
+            precision=wanted.precisions[0] if "precisions" in own else pool.precision,
+            kv_precision=own.get("kv_precision", pool.kv_precision),
+        )
+        for pool in plan.pools
+    ]
+    if len(own.get("precisions", ())) > 1:
+        raise ConfigError([Problem("--precision", "one, where the fleet is chosen")])
+    objective = replace(
+        plan.objective,
+        percentile=own.get("percentile", plan.objective.percentile),
+        ttft_s=plan.objective.ttft_s if wanted.ttft is None else wanted.ttft.seconds,
+        tpot_s=plan.objective.tpot_s if wanted.tpot is None else wanted.tpot.seconds,
+    )
+    return replace(
+        plan,
+        model=own.get("model", plan.model),
+        pools=pools,
+        objective=objective,
+        workload=str(own["workload"]) if "workload" in own else plan.workload,
+        rate=own.get("rate", None if "workload" in own else plan.rate),
+    )
+
+
+def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
+    hardware, (given, _) = hardware_of(plan), read_wanted(None, own)
+    first = plan.pools[0]
+    wanted: Wanted = replace(
+        given, model=plan.model, gpu=first.gpu, gpus=plan.gpus, gpus_per_node=first.gpus_per_node, rate=plan.rate,
+        workload=plan.workload, precisions=[first.precision], kv_precision=first.kv_precision,
+    )  # fmt: skip
+    asked = Asked(wanted, Path() if "workload" in own else base, seed=how.seed, at_once=True)
+    question, source = question_of(asked)
+    classes = plan.classes | question.classes
+    question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
+    prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
+    made = promised(replace(plan, classes=classes), hardware, Terms(question.asks, prices, wanted.follows))
+    if how.simulate:
+        task = job(made, hardware, question.asks, source.workload, how.seed)
+        made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
+    return Judged(made, question, source, hardware)
+
+
+def _write(one: Judged, several: bool, how: How, base: Path) -> None:
+    """Of several plans, `-o` is a folder, and each has a page of its own."""
+    if how.out is not None:
+        path = how.out / f"{one.plan.name}.yaml" if several or how.out.is_dir() else how.out
+        write_plan(path, one.plan, base)
+        if not how.json:
+            typer.echo(f"plan: {path}")
+    if how.page is not None:
+        path = how.page.with_stem(f"{how.page.stem}-{one.plan.name}") if several else how.page
+        write_page(path, one.question, Found([one.plan], []), one.hardware)
+        if not how.json:
+            typer.echo(f"page: {path}")
+
+
+def explain(found: Blueprint) -> None:
+    console = Console()
+
+    def line(words: str, style: str = "") -> None:
+        console.print(Text(words, style=style), soft_wrap=True)
+
+    line(f"{found.name}: {found.title}", "bold")
+    line("known by:")
+    for sign in found.signature:
+        line(f"- {sign}")
+    line(f"what counts: {', '.join(found.priority)}")
+    line(f"topology: {found.topology.strip()}")
+    line("mechanisms:")
+    for what, why in found.mechanisms.items():
+        line(f"- {what}: {why}")
+    line(f"cost: {found.cost.strip()}")
+    line(f"not for: {found.avoid.strip()}")

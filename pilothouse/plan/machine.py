@@ -114,14 +114,11 @@ def _found(wanted: Wanted) -> tuple[Model, Gpu, Precision]:
 
 
 def _price(gpu: Gpu, prices: Mapping[str, float]) -> tuple[float | None, str]:
-    """As given, else the geometric mean of the quotes: they differ by factors."""
+    """As given, else by the list that ships."""
     if gpu.name in prices:
         return prices[gpu.name], "--price"
-    if gpu.price_usd_h is None:
-        return None, f"no quote found for {gpu.name}"
-    low, high = gpu.price_usd_h
-    quotes = f"{low:g} to {high:g}" if high > low else f"{low:g}"
-    return (low * high) ** 0.5, f"middle of quotes of {quotes} USD/h, {gpu.price_date}"
+    found = Prices((public(),)).of(gpu, "on_demand")
+    return (None, f"no price found for {gpu.name}") if found is None else (found.usd_h, found.said)
 
 
 def lasts(machine: Machine | None) -> Callable[[Planned], float]:

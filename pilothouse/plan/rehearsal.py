@@ -161,7 +161,8 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
 def _at_rate(expected: Expected, rate: float) -> Expected:
     """Costs are shared by as many requests as are served."""
     dearer = expected.requests_per_s / rate if rate else 1.0
-    costs = {name: getattr(expected, name) * dearer for name in ("usd_per_m_input", "usd_per_m_output", "usd_per_m")}
+    shared = ("usd_per_m_input", "usd_per_m_cached", "usd_per_m_output", "usd_per_m")
+    costs = {name: getattr(expected, name) * dearer for name in shared}
     return replace(expected, requests_per_s=rate, requests_per_s_max=rate, **costs)
 
 

@@ -15,10 +15,11 @@ from pilothouse.core.events import Role
 from pilothouse.perf.catalog import Gpu, Model, Precision
 from pilothouse.plan.analytic import Fleet, Pool, load_at
 from pilothouse.plan.asks import Asks
+from pilothouse.plan.buying import Buying
 from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
-from pilothouse.plan.prices import Price
+from pilothouse.plan.prices import Prices
 from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised
 from pilothouse.plan.simulated import Hardware
 
@@ -55,12 +56,12 @@ class Question(Struct, frozen=True, kw_only=True):
     workload: Any  # as a plan has it
     rate: float | None = None  # that was asked for in place of the workload's own
     goal: Goal = Goal.MIN_COST
-    price: Price | None = None  # None = unknown: GPUs are counted
+    prices: Prices = Prices()  # without one, GPUs are counted
+    buying: Buying = Buying()
     precisions: tuple[Precision, ...] = (Precision.BF16, Precision.FP8)
     kv_precision: str = "bf16"
     gpus_per_node: int = 8
     split: bool = True  # prefill and decode on engines of their own are looked at
-    follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
 
     @property
     def hardware(self) -> Hardware:
@@ -68,7 +69,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
     @property
     def terms(self) -> Terms:
-        return Terms(self.asks, {self.gpu_said or self.gpu.name: self.price}, self.follows)
+        return Terms(self.asks, self.prices, self.buying)
 
     @property
     def by_class(self) -> dict[str, Objective]:

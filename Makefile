@@ -10,8 +10,8 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
-TYPED := pilothouse engine/install.py engine/project.py examples/demo examples/demo_pd
-FAST := not engine and not browser
+FAST := -m 'not engine and not browser' -n logical --maxprocesses 8 --dist worksteal
+SLOW := -m 'engine or browser'
 TOLD = @printf '\n== %s\n'
 
 help:
@@ -34,19 +34,13 @@ demo-pd: $(VENV)/.installed-demo $(VENV)/.installed-engine
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-engine
 	$(TOLD) 'Tests'
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(FAST) $(ARGS); status=$$?; [ $$status = 5 ] || exit $$status
+	$(TOLD) 'Tests with real engines, one at a time'
+	@$(BIN)/python -m pytest $(SLOW) $(ARGS); status=$$?; [ $$status = 5 ] || exit $$status
 
 check: $(VENV)/.installed-dev
-	$(TOLD) 'Format'
-	@$(BIN)/ruff format --check --quiet --output-format=concise . || { echo 'make format puts it right'; exit 1; }
-	$(TOLD) 'Lint'
-	@$(BIN)/ruff check --quiet --output-format=concise .
-	$(TOLD) 'Types'
-	@MYPYPATH=engine $(BIN)/mypy --strict --follow-imports=silent $(TYPED)
-	$(TOLD) 'Layers'
-	@$(BIN)/lint-imports
-	$(TOLD) 'Fast tests'
-	@$(BIN)/python -m pytest -m '$(FAST)' $(ARGS)
+	$(TOLD) 'Fast tests, and format, lint, types and layers, which are tests too'
+	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format .

@@ -148,10 +148,10 @@ def replay(
 @app.command()
 @exits_with_problems
 def sim(
-    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML)")],
+    scenario: Annotated[Path, typer.Argument(help="scenario file (YAML), or a plan")],
     seed: Annotated[str, typer.Option(help="seeds, e.g. 1,2,3; default: the scenario's")] = "",
     policy: Annotated[str, typer.Option(help="policies to compare, e.g. cache_and_load,kube_service")] = "",
-    load: Annotated[str, typer.Option(help="factors on the workload's own rate, e.g. 0.5,1,2")] = "",
+    load: Annotated[str, typer.Option(help="factors on the workload's own rate, or on a plan's, e.g. 0.5,1,2")] = "",
     out: Annotated[Path | None, typer.Option(help="the report; default: the scenario's name with .html")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="the runs, for `pilothouse report`")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes at once; default: one per core")] = None,

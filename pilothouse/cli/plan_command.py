@@ -28,7 +28,20 @@ def plan(
     ] = "",
     gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that there are")] = None,
-    workload: Annotated[Path | None, typer.Option(help="workload file, trace, or a journal's directory")] = None,
+    workload: Annotated[
+        str, typer.Option(help="workload file, trace, a journal's directory, or prometheus:http://HOST:PORT")
+    ] = "",
+    served_name: Annotated[str, typer.Option(help="which model of a journal or of Prometheus")] = "",
+    window: Annotated[str, typer.Option(help="of Prometheus: how long until now; default: 7d")] = "",
+    step: Annotated[str, typer.Option(help="of Prometheus: time over which a rate is told; default: 1h")] = "",
+    prompt_tokens: Annotated[
+        str, typer.Option(help="in place of a workload: 800, 200-1400, mean=800,p99=3000 or p50=600,p90=1800,p99=3000")
+    ] = "",
+    output_tokens: Annotated[str, typer.Option(help="likewise, of answers")] = "",
+    shared_prefix: Annotated[
+        str, typer.Option(help="tokens with which all prompts begin, beside the others; or a share of them: 40%")
+    ] = "",
+    concurrency: Annotated[int | None, typer.Option(min=1, help="requests under way at all times, not a rate")] = None,
     rate: Annotated[float | None, typer.Option(help="requests/s in busy times; default: the workload's own")] = None,
     ttft: Annotated[str, typer.Option("--ttft-p95", help="most time to first token, e.g. 500ms")] = "",
     tpot: Annotated[str, typer.Option("--tpot-p95", help="most time per output token, e.g. 40ms")] = "",
@@ -58,16 +71,17 @@ def plan(
     FILE may also be a plan (of -o, or written by hand): then that one is judged as it is. So is a blueprint's.
     """
     given = {
-        "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "rate": rate, "ttft": ttft, "tpot": tpot,
-        "percentile": percentile, "classes": classes,
-        "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
+        "model": model, "gpu": gpu, "gpus": gpus, "workload": workload, "served_name": served_name, "window": window,
+        "step": step, "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "shared_prefix": shared_prefix,
+        "concurrency": concurrency, "rate": rate, "ttft": ttft, "tpot": tpot, "percentile": percentile,
+        "classes": classes, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
         "usd_per_hour": usd_per_hour, "term": term,
     }  # fmt: skip
     if blueprint == "list":
         plan_given.list_blueprints()
         return
     if blueprint or (file is not None and plan_wanted.is_plan(file)):
-        plan_given.check(blueprint, file, given, plan_given.How(why, out, as_json, simulate, seed, page))
+        plan_given.check(blueprint, file, given, plan_given.How(simulate, seed, out, page, as_json))
         return
     wanted, base = plan_wanted.read_wanted(file, given)
     planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

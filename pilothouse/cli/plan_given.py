@@ -18,13 +18,14 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.blueprint import NAMES, Blueprint, load
 from pilothouse.plan.document import Plan
 from pilothouse.plan.plan_file import read_plan
-from pilothouse.plan.promise import Terms, expected_of, keeps, promised
+from pilothouse.plan.promise import Terms, expected_of, promised
 from pilothouse.plan.rehearsal import confirmed, job
 from pilothouse.plan.search import Found, Question
 from pilothouse.plan.simulated import Hardware, hardware_of
 from pilothouse.plan.source import Source
 from pilothouse.plugins import load_plugins
 
+DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say that queues grow, and would take long
 BROKEN = 1  # exit status where a promise does not hold
 OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
 OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
@@ -33,12 +34,11 @@ OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not ch
 class How(msgspec.Struct, frozen=True):
     """What is to be done with them."""
 
-    why: bool
-    out: Path | None
-    json: bool
-    simulate: bool
-    seed: int
-    page: Path | None
+    simulate: bool = True
+    seed: int = 1
+    out: Path | None = None
+    page: Path | None = None
+    json: bool = False
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -70,22 +70,46 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
         raise ConfigError(
             [Problem(f"--{mine[0]}", f"for which of {names}? Write the plans with -o and change them there")]
         )
+    if how.out is not None and len(plans) > 1 and how.out.suffix in (".yaml", ".yml"):
+        raise ConfigError([Problem("-o", "there are several plans: name a folder")])
     if found is not None and not how.json:
         explain(found)
     base = Path() if file is None else file.parent
-    judged = [_judged(_changed(plan, own), own, base, how) for plan in plans]
-    if how.out is not None and len(judged) > 1 and how.out.suffix in (".yaml", ".yml"):
-        raise ConfigError([Problem("-o", "there are several plans: name a folder")])
+    judged = [judge(_changed(plan, own), own, base, how) for plan in plans]
     if how.json:
         answer = Answer([one.plan for one in judged], [])
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
     else:
         for one in judged:
-            show(one.question, Found([one.plan], []), one.source, why=False)
+            told = one.plan if found is None else replace(one.plan, why=[])  # explained above
+            show(one.question, Found([told], []), one.source, why=False)
+            Console().print(_verdict(one), soft_wrap=True)
     for one in judged:
         _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
-    if not all(keeps(one.plan.objective, expected_of(one.plan)) for one in judged):
+    if any(missed(one) for one in judged):
         raise typer.Exit(BROKEN)
+
+
+def missed(one: Judged) -> list[str]:
+    """What a plan does not keep of what is asked of it."""
+    objective, expected, asked = one.plan.objective, expected_of(one.plan), one.question.asks.rate
+    pairs = (("TTFT", expected.ttft_s, objective.ttft_s), ("TPOT", expected.tpot_s, objective.tpot_s))
+    found = [
+        f"{name} p{objective.percentile} {value:.3g} s of {limit:g} s"
+        for name, value, limit in pairs
+        if limit is not None and value > limit and not expected.classes
+    ]
+    found += [f"an objective of {name}" for name, met in expected.classes.items() if not met.keeps]
+    if expected.requests_per_s < asked:
+        found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
+    return found
+
+
+def _verdict(one: Judged) -> Text:
+    label = expected_of(one.plan).confidence.value.capitalize()
+    if broken := missed(one):
+        return Text(f"{one.plan.name}: not kept: {'; '.join(broken)} [{label}]", style="red")
+    return Text(f"{one.plan.name}: what it promises is kept [{label}]", style="green")
 
 
 def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
@@ -118,7 +142,7 @@ def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
     )
 
 
-def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
+def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     hardware, (given, _) = hardware_of(plan), read_wanted(None, own)
     first = plan.pools[0]
     wanted: Wanted = replace(
@@ -130,8 +154,11 @@ def _judged(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     classes = plan.classes | question.classes
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
     prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
-    made = promised(replace(plan, classes=classes), hardware, Terms(question.asks, prices, wanted.follows))
-    if how.simulate:
+    terms = Terms(question.asks, prices, wanted.follows)
+    made = promised(replace(plan, classes=classes), hardware, terms)
+    if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
+        made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
+    if how.simulate and expected_of(made).requests_per_s:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)

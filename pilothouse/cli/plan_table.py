@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pilothouse.plan.division import Division
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.search import Found, Question, titled
@@ -15,9 +16,7 @@ SHOWN = 8  # lines of the table
 
 
 def show(question: Question, found: Found, source: Source, why: bool) -> None:
-    console = Console()
-    if not console.is_terminal:  # in a file or a pipe nobody folds lines at 80 columns
-        console.width = 220
+    console = _console()
     asks = question.asks
     mean = asks.demand
     said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean" if asks.rate else "all at once"
@@ -34,6 +33,26 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
             console.print(Text(f"not {way.what}: {way.why}"), soft_wrap=True)
     for note in source.notes:
         console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:  # in a file or a pipe nobody folds lines at 80 columns
+        console.width = 220
+    return console
+
+
+def show_divisions(question: Question, divided: Sequence[Division], why: bool) -> None:
+    """Whether one fleet is best for all classes. All ways with `why`; else only if it is not."""
+    if not divided or (not why and len(divided[0].parts) == 1):
+        return
+    console = _console()
+    said = "one fleet for all is cheapest" if len(divided[0].parts) == 1 else "fleets of their own are cheaper"
+    console.print(Text(f"by class: {said} [Estimated]"), soft_wrap=True)
+    for division in divided:
+        fleets = "; ".join(f"{', '.join(part.classes)}: {titled(part.plan.pools)}" for part in division.parts)
+        cost = f", {division.usd_per_hour:.4g} USD/h" if question.price else ""
+        console.print(Text(f"- {division.gpus} GPUs{cost}: {fleets}"), soft_wrap=True)
 
 
 def _classes(question: Question, plans: Sequence[Plan]) -> Table:

@@ -12,6 +12,7 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.search import Goal
 
 
@@ -31,6 +32,17 @@ class Wanted(Settings, frozen=True, kw_only=True):
     gpus: Annotated[int, Meta(ge=0, le=4096, description="GPUs that there are")] = 0
     gpus_per_node: Annotated[int, Meta(ge=1, le=1024, description="GPUs with fast links to each other")] = 8
     workload: Annotated[Any, Meta(description="a workload, or the path of its file, of a trace or a journal")] = None
+    served_name: Annotated[str, Meta(description="which model of a journal or of Prometheus")] = ""
+    window: Annotated[str, Meta(description="of Prometheus: how long until now")] = WINDOW
+    step: Annotated[str, Meta(description="of Prometheus: time over which a rate is told")] = STEP
+    prompt_tokens: Annotated[str | int, Meta(description="in place of a workload: lengths of prompts")] = ""
+    output_tokens: Annotated[str | int, Meta(description="likewise: lengths of answers")] = ""
+    shared_prefix: Annotated[
+        str | int, Meta(description="likewise: tokens that all prompts begin with, or a share: 40%")
+    ] = ""
+    concurrency: Annotated[int | None, Meta(ge=1, description="likewise: requests under way, in place of a rate")] = (
+        None
+    )
     rate: Annotated[float | None, Meta(gt=0, description="requests/s in busy times; default: the workload's own")] = (
         None
     )
@@ -88,7 +100,7 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
     base = path.parent if path is not None else Path()
-    if "workload" in said:
+    if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)
     problems: list[Problem] = []
     if "classes" in said:

@@ -1,6 +1,5 @@
 """plan: a model, GPUs, a workload and objectives in; ranked fleets, reasons and a plan file out."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,12 +12,13 @@ from rich.console import Console
 
 from pilothouse.cli.plan_page import write_page
 from pilothouse.cli.plan_question import question_of
-from pilothouse.cli.plan_table import show
+from pilothouse.cli.plan_table import show, show_divisions
 from pilothouse.cli.plan_wanted import Asked
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
+from pilothouse.plan.division import Division, divisions
 from pilothouse.plan.document import Confidence, Plan
-from pilothouse.plan.plan_file import plan_text
+from pilothouse.plan.plan_file import moved, plan_text
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.search import Found, Question, rank, search
@@ -33,11 +33,13 @@ class Answer(msgspec.Struct, frozen=True):
 
     plans: list[Plan]
     rejected: list[dict[str, str]]
+    divisions: list[Division] = []  # one fleet for all classes of requests, or several: cheapest first
 
 
 def plan(asked: Asked) -> None:
     question, source = question_of(asked)
     found = search(question)
+    divided = divisions(question, source.workload, found.plans)
     console = Console(stderr=True)
     if asked.simulate and found.plans:
         found = _simulated(question, found, source.workload, asked, console)
@@ -47,9 +49,10 @@ def plan(asked: Asked) -> None:
         write_page(asked.page, question, found, question.hardware)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
-        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected)), indent=1).decode())
+        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected, divided)), indent=1).decode())
     else:
         show(question, found, source, asked.why)
+        show_divisions(question, divided, asked.why)
     if not found.plans:
         raise PilothouseError(_nothing(question, found))
     for name, path in (("plan", asked.out), ("page", asked.page)):
@@ -94,9 +97,7 @@ def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
 
 def write_plan(path: Path, plan: Plan, base: Path) -> None:
     """A workload's path is relative to the plan's own place."""
-    workload = plan.workload
-    if isinstance(workload, str):
-        workload = os.path.relpath(base / workload, path.parent)
+    workload = moved(plan.workload, base, path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")

@@ -9,6 +9,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from pilothouse.cli.plan_trials import Defaults, plan_defaults, trials
+from pilothouse.cli.plan_wanted import is_plan
 from pilothouse.cli.run_progress import RunProgress
 from pilothouse.cli.running import read_config
 from pilothouse.config.scenario import Scenario
@@ -16,6 +18,7 @@ from pilothouse.config.scenario_load import Ready, load_scenario, policy_named
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores, run_all
 from pilothouse.experiments.tasks import STOPPED, Ended, tasks_of
+from pilothouse.plan.plan_file import read_plan
 from pilothouse.plugins import load_plugins
 from pilothouse.report.files import Mark, Saved, merged, read, save
 from pilothouse.report.page import check_extra, write_page
@@ -39,15 +42,17 @@ class Asked(msgspec.Struct, frozen=True):
 def sim(path: Path, asked: Asked) -> None:
     load_plugins()
     text = read_config(path)
-    ready = load_scenario(text, str(path), path.parent)
-    policies, loads, seeds = _wanted(ready.scenario, asked)
+    ready = None if is_plan(path) else load_scenario(text, str(path), path.parent)
+    workload = read_plan(path).workload if ready is None else ready.scenario.workload
+    policies, loads, seeds = _wanted(plan_defaults(path) if ready is None else ready.scenario, asked)
     out = _page_path(path, asked)
     tasks = tasks_of(policies, loads, seeds)
+    subject = trials(path, loads, seeds) if ready is None else ready
     with RunProgress(tasks, _console(stderr=True)) as progress:
-        ended = run_all([ready], tasks, asked.jobs or cores(), progress)
+        ended = run_all([subject], tasks, asked.jobs or cores(), progress)
     runs = [part.run for part in ended if part.run is not None]
     if runs:
-        saved = Saved(runs, _command(path, asked), _source(text, ready.scenario, path.parent), _marks(ready))
+        saved = Saved(runs, _command(path, asked), _source(text, workload, path.parent), _marks(ready) if ready else [])
         print_runs(runs, _console())
         if asked.json:
             save(saved, asked.json)
@@ -71,7 +76,7 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
-def _wanted(scenario: Scenario, asked: Asked) -> tuple[list[Any], list[float], list[int]]:
+def _wanted(scenario: Scenario | Defaults, asked: Asked) -> tuple[list[Any], list[float], list[int]]:
     """The scenario's policies, loads and seeds, or those of the command line. Raises ConfigError."""
     problems: list[Problem] = []
     spelled = {policy_named(policy).name: policy for policy in scenario.policies}
@@ -124,11 +129,11 @@ def _command(path: Path, asked: Asked) -> str:
     return shlex.join(parts)
 
 
-def _source(text: str, scenario: Scenario, base: Path) -> str:
-    """The scenario as written, and its workload where that is another file."""
-    if isinstance(scenario.workload, str):
-        workload = (base / scenario.workload).read_text(encoding="utf-8", errors="replace")[:SOURCE_MAX]
-        return f"{text.rstrip()}\n\n# {scenario.workload}\n{workload}"
+def _source(text: str, workload: Any, base: Path) -> str:
+    """The scenario, or the plan, as written, and its workload where that is another file."""
+    if isinstance(workload, str) and (base / workload).is_file():
+        quoted = (base / workload).read_text(encoding="utf-8", errors="replace")[:SOURCE_MAX]
+        return f"{text.rstrip()}\n\n# {workload}\n{quoted}"
     return text
 
 

@@ -32,6 +32,7 @@ def size(
     kv_gb: Annotated[float | None, typer.Option(min=0, help="space for KV instead of what is left [1e9 B]")] = None,
     prompt: Annotated[str, typer.Option(help="lengths of prompts: mean, or mean:p99:longest [tokens]")] = "",
     output: Annotated[str, typer.Option(help="lengths of answers: mean, or mean:p99:longest [tokens]")] = "",
+    workload: Annotated[str, typer.Option(help="lengths out of a workload file, a trace or a journal instead")] = "",
     shared: Annotated[int, typer.Option(min=0, help="of each prompt, common to all and kept once [tokens]")] = 0,
     overflow: Annotated[str, typer.Option(help="how often KV space may not do for the sequences that run")] = "1%",
     chat: Annotated[str, typer.Option(help="GPU of decode: compare with the rule of thumb for chat")] = "",
@@ -42,6 +43,6 @@ def size(
         sizing.Asked(
             model=model, gpu=gpu, tp=tp, pp=pp, dp=dp, dcp=dcp, precision=precision, kv_precision=kv_precision,
             contexts=context, sessions=sessions, utilisation=utilisation, max_num_seqs=max_num_seqs, kv_gb=kv_gb,
-            prompt=prompt, output=output, shared=shared, overflow=overflow, chat=chat, as_json=as_json,
+            prompt=prompt, output=output, workload=workload, shared=shared, overflow=overflow, chat=chat, as_json=as_json,
         )
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """size: a model, a GPU and a few numbers in, sums out. It imports little: it answers within 0.3 s."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from pilothouse.plan.layouts import indivisible
 from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
+from pilothouse.plan.varied import Varied, varied
 from pilothouse.workload.lengths import Length, Lognormal
 
 Found = TypeVar("Found")
@@ -41,19 +43,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     kv_gb: float | None
     prompt: str
     output: str
+    workload: str
     shared: int
     overflow: str
     chat: str
     as_json: bool
-
-
-class Varied(msgspec.Struct, frozen=True):
-    """Sequences of varied lengths on one engine."""
-
-    sequences: int  # that fit, each data-parallel rank by itself, added up
-    by_means: float  # that would fit if all were of the mean length
-    mean_tokens: float  # of KV of a running sequence
-    overflow: float  # probability
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -78,14 +72,14 @@ def size(asked: Asked) -> None:
         model, gpu, layout, precision, asked.kv_precision, _contexts(asked.contexts), asked.sessions,
         asked.utilisation, asked.max_num_seqs, asked.kv_gb,
     )  # fmt: skip
-    varied = None if found.refusal else _varied(asked, found)
+    told = None if found.refusal else _varied(asked, model, found)
     rule = None
     if asked.chat:
         rule = chat(model, gpu, _named("--chat", gpu_named, asked.chat), precision, asked.kv_precision)
     if asked.as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found, varied, rule)), indent=2).decode())
+        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found, told, rule)), indent=2).decode())
     else:
-        typer.echo("\n".join(_lines(found, varied, rule, gpu)))
+        typer.echo("\n".join(_lines(found, told, rule, gpu)))
     if found.refusal:
         typer.echo(f"pilothouse: {found.model}: {found.refusal}", err=True)
         raise typer.Exit(FAILED)
@@ -101,23 +95,42 @@ def _layout(asked: Asked, model: Model) -> Layout:
     return layout
 
 
-def _varied(asked: Asked, found: Size) -> Varied | None:
-    if not asked.prompt and not asked.output:
+def _varied(asked: Asked, model: Model, found: Size) -> Varied | None:
+    if not (asked.prompt or asked.output or asked.workload):
         return None
-    from pilothouse.plan.occupancy import occupancy, sequences_that_fit
+    if asked.workload and (asked.prompt or asked.output):
+        raise _wrong("--workload", "has lengths of its own: leave --prompt and --output out")
+    probability = _probability(asked.overflow)
+    pairs, source = _recorded(asked.workload) if asked.workload else _described(asked)
+    return varied(model, found, pairs, asked.shared, probability, source)
+
+
+def _described(asked: Asked) -> tuple[Sequence[tuple[float, float, float]], str]:
+    from pilothouse.plan.occupancy import points
 
     prompt, output = _length("--prompt", asked.prompt), _length("--output", asked.output)
-    probability = _probability(asked.overflow)
-    of = occupancy(prompt, output, asked.shared, found.state_mb * 1e6 / found.kv_token_bytes)
-    space = found.tokens / found.layout.dp - asked.shared
-    fit = sequences_that_fit(of, space, probability) * found.layout.dp if space > 0 else 0
-    return Varied(fit, max(0.0, space) / of.mean * found.layout.dp, of.mean, probability)
+    pairs = [(i, o, wi * wo) for i, wi in points(prompt) for o, wo in points(output)]
+    return pairs, f"prompts {asked.prompt}, answers {asked.output}, one independent of the other"
 
 
-def _lines(found: Size, varied: Varied | None, rule: Chat | None, gpu: Gpu) -> list[str]:
+def _recorded(name: str) -> tuple[Sequence[tuple[float, float, float]], str]:
+    """Prompts with their own answers. Reading files imports much: only whoever has one waits for it."""
+    from pilothouse.plan.source import read_source
+
+    workload = read_source(Path(name)).workload
+    planned = [request for stage in workload.stages if stage.reported for request in stage.requests]
+    pairs = [(float(each.prompt_tokens), float(each.output_tokens), 1.0) for each in planned if each.output_tokens]
+    if not pairs:
+        raise _wrong("--workload", f"{name} has no request with an answer")
+    return pairs, f"{len(pairs):,} requests of {Path(name).name}"
+
+
+def _lines(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> list[str]:
     held, layout = found.held, found.layout
     gpus = f"{layout.gpus} x {found.gpu}" if layout.gpus > 1 else found.gpu
     lines = [f"{found.model} in {found.precision} on {gpus}, KV in {found.kv_precision}  [Estimated]"]
+    active = f", {found.active_b:.4g} of them active" if found.active_b < 0.9 * found.parameters_b else ""
+    lines.append(_line("parameters", f"{found.parameters_b:.4g} billion{active}"))
     reported = "as CUDA reports it" if gpu.memory_reported else "as the vendor states it"
     lines += [
         _line("memory of each GPU", f"{gpu.memory_gib:.1f} GiB, {reported}"),
@@ -129,24 +142,34 @@ def _lines(found: Size, varied: Varied | None, rule: Chat | None, gpu: Gpu) -> l
     if found.refusal:
         return lines
     lines.append(_line("KV space", f"{found.kv_gb:.1f} GB on all GPUs"))
-    lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:g} KiB"))
+    if found.kv_token_bytes:
+        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:g} KiB"))
     if found.state_mb:
         lines.append(_line("state of a sequence", f"{found.state_mb:.1f} MB, whatever its length"))
-    lines.append(_line("tokens that fit", f"{found.tokens:,}"))
+    lines.append(
+        _line("tokens that fit", f"{found.tokens:,}" if found.kv_token_bytes else "no layer keeps all of them")
+    )
     lines += [
-        _line(f"sessions at {_tokens(each.context)}", f"{each.sequences:,.1f} of {each.gb:.2f} GB each")
+        _line(f"sessions at {_tokens(each.context)}", f"{each.sequences:,.1f} of {each.gb:.3g} GB each")
         for each in found.sessions
     ]
     if found.headroom is not None:
         lines.append(_line("headroom", f"{found.headroom:.0%} of KV space at {_tokens(found.sessions[0].context)}"))
-    if varied:
-        said = f"{varied.sequences:,}, more than the space in {varied.overflow:.2%} of the time at most"
-        lines.append(_line("sequences of varied length", said))
-        lines.append(
-            _line("", f"by means {varied.by_means:,.0f}, at {varied.mean_tokens:,.0f} tokens each as they run")
-        )
-    lines += [f"note: {note}" for note in found.notes]
+    lines += _varied_lines(told) if told else []
+    lines += [f"note: {note}" for note in [f"model: {found.source}", *found.notes]]
     return lines + (_chat_lines(rule) if rule else [])
+
+
+def _varied_lines(told: Varied) -> list[str]:
+    means = f"{told.prompt_tokens:,.0f} + {told.output_tokens:,.0f} tokens in the mean"
+    return [
+        _line("lengths", f"{told.source}; {means}"),
+        _line(
+            "sequences that fit", f"{told.sequences:,}: they need more than there is {told.overflow:.2g} of the time"
+        ),
+        _line("by means alone", f"{told.by_means:,.0f}, which need more {told.overflow_by_means:.2g} of the time"),
+        _line("one of those", f"{told.mean_gb:.3g} GB in the mean, where long answers count as long as they run"),
+    ]
 
 
 def _chat_lines(rule: Chat) -> list[str]:

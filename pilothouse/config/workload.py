@@ -90,7 +90,16 @@ def _mix(spec: Mix, place: _Place, where: str, problems: list[Problem]) -> Recip
             what = f"is for model {own}, but the tenants before it {others}: give all the same `model` and `block_size`"
             problems.append(place.problem(here, what))
         parts.append(part)
+    days = [len(day) for part in parts if (day := _day(part))]
+    if len(set(days)) > 1:
+        problems.append(
+            place.problem(where, f"their `day`s have {', '.join(map(str, days))} parts: give all the same number")
+        )
     return None if len(problems) > before else Recipe(spec, parts=parts)
+
+
+def _day(part: Recipe) -> list[float]:
+    return next(filter(None, map(_day, part.parts)), []) if isinstance(part.spec, Mix) else part.spec.day
 
 
 def _trace(spec: AnyTrace, place: _Place, where: str, problems: list[Problem]) -> Recipe | None:

@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 import msgspec
 
 from pilothouse.config.scenario_load import Ready
-from pilothouse.experiments.tasks import STOPPED, Deaf, Ended, Listener, Task
+from pilothouse.experiments.tasks import STOPPED, Deaf, Ended, Listener, Subject, Task
 from pilothouse.experiments.worker import Progressed, Said, run_one, work
 
 STOP_S = 5.0  # a process that is told to end has as long
@@ -36,7 +36,10 @@ def cores() -> int:
 
 
 def run_all(
-    scenarios: Sequence[Ready], tasks: Sequence[Task], jobs: int | None = None, listener: Listener | None = None
+    scenarios: Sequence[Ready | Subject],
+    tasks: Sequence[Task],
+    jobs: int | None = None,
+    listener: Listener | None = None,
 ) -> list[Ended]:
     """What came of each task, in the order of the tasks, whatever the number of processes.
 
@@ -55,7 +58,9 @@ def run_all(
     return [ended.get(place) or Ended(task, None, STOPPED) for place, task in enumerate(tasks)]
 
 
-def _run_here(scenarios: Sequence[Ready], tasks: Sequence[Task], heard: Listener, ended: dict[int, Ended]) -> None:
+def _run_here(
+    scenarios: Sequence[Ready | Subject], tasks: Sequence[Task], heard: Listener, ended: dict[int, Ended]
+) -> None:
     for place, task in enumerate(tasks):
         heard.started(place)
         ended[place] = run_one(task, scenarios, lambda share, place=place: heard.progressed(place, share))  # type: ignore[misc]
@@ -64,7 +69,12 @@ def _run_here(scenarios: Sequence[Ready], tasks: Sequence[Task], heard: Listener
 
 class _Pool:
     def __init__(
-        self, scenarios: Sequence[Ready], tasks: Sequence[Task], jobs: int, heard: Listener, ended: dict[int, Ended]
+        self,
+        scenarios: Sequence[Ready | Subject],
+        tasks: Sequence[Task],
+        jobs: int,
+        heard: Listener,
+        ended: dict[int, Ended],
     ) -> None:
         self._scenarios, self._tasks, self._heard, self._ended = list(scenarios), tasks, heard, ended
         self._context, self._decoder = get_context("spawn"), msgspec.msgpack.Decoder(Said)

@@ -1,6 +1,6 @@
 """What there is to run, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,12 @@ class Task(msgspec.Struct, frozen=True):
     def title(self) -> str:
         """As people know it, in messages and beside bars."""
         return f"{policy_named(self.policy).name}, load x {self.load:g}, seed {self.seed}"
+
+
+class Subject(Protocol):
+    """What can be simulated and is no scenario. Goes to other processes."""
+
+    def run(self, policy: Any, load: float, seed: int, progress: Callable[[float], None]) -> Run: ...
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from pilothouse.build import simulate
 from pilothouse.config.scenario_load import Ready
-from pilothouse.experiments.tasks import Ended, Task
+from pilothouse.experiments.tasks import Ended, Subject, Task
 from pilothouse.plugins import load_plugins
 from pilothouse.workload.outcomes import Run
 
@@ -28,7 +28,7 @@ class Over(msgspec.Struct, frozen=True, tag=True):
 Said = Progressed | Over
 
 
-def work(pipe: Connection, scenarios: Sequence[Ready]) -> None:
+def work(pipe: Connection, scenarios: Sequence[Ready | Subject]) -> None:
     """The parent stops us by a signal of its own, so Ctrl-C, which goes to everybody at the terminal, is its business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_plugins()
@@ -45,9 +45,9 @@ def work(pipe: Connection, scenarios: Sequence[Ready]) -> None:
         pass
 
 
-def run_one(task: Task, scenarios: Sequence[Ready], heard: Callable[[float], None]) -> Ended:
+def run_one(task: Task, scenarios: Sequence[Ready | Subject], heard: Callable[[float], None]) -> Ended:
     """A run that fails is told, with what and where; the others go on."""
-    ready, told = scenarios[task.scenario], 0.0
+    subject, told = scenarios[task.scenario], 0.0
 
     def progress(share: float) -> None:
         nonlocal told
@@ -56,7 +56,9 @@ def run_one(task: Task, scenarios: Sequence[Ready], heard: Callable[[float], Non
             heard(share)
 
     try:
-        return Ended(task, simulate(ready.scenario, ready.recipe, task.policy, task.load, task.seed, progress))
+        if isinstance(subject, Ready):
+            return Ended(task, simulate(subject.scenario, subject.recipe, task.policy, task.load, task.seed, progress))
+        return Ended(task, subject.run(task.policy, task.load, task.seed, progress))
     except BrokenPipeError:  # of `heard`
         raise
     except Exception as error:  # noqa: BLE001 - one run's failure must not cost the others

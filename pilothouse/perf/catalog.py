@@ -5,6 +5,7 @@ A name that cannot be meant is refused with a suggestion; one that is only spell
 
 import re
 from difflib import get_close_matches
+from itertools import pairwise
 
 from pilothouse.perf.gpus import GPUS, Gpu
 from pilothouse.perf.memory import Precision
@@ -14,7 +15,7 @@ __all__ = ["GPUS", "MODELS", "Gpu", "Model", "Precision", "gpu_named", "model_na
 
 # Endings of model names that say how weights are stored or trained, which changes no size of the architecture.
 VARIANT = re.compile(
-    r"[-_](instruct|it|chat|base|hf|bf16|fp16|fp8|fp4|nvfp4|mxfp4|int4|int8|awq|gptq|dynamic|block|quantized|w4a16|"
+    r"[-_](instruct|it|chat|base|thinking|preview|hf|bf16|fp16|fp8|fp4|nvfp4|mxfp4|int4|int8|awq|gptq|dynamic|block|quantized|w4a16|"
     r"w8a8|v0\.\d|\d{4})$"
 )
 PRECISIONS = {
@@ -32,7 +33,10 @@ def model_named(name: str) -> Model:
     for model in MODELS.values():
         if short in [_short(known) for known in (model.name, *model.aliases)]:
             return model
-    names = sorted({_short(model.name) for model in MODELS.values()})
+    for model in MODELS.values():
+        if _plain(short) in [_plain(_short(known)) for known in (model.name, *model.aliases)]:
+            return model
+    names = sorted({_short(known) for model in MODELS.values() for known in (model.name, *model.aliases)})
     raise KeyError(_unknown("model", name, short, names))
 
 
@@ -42,7 +46,8 @@ def gpu_named(name: str) -> Gpu:
     if asked in GPUS:
         return GPUS[asked]
     words = _words(re.sub(r"^\d+\s*x\s*", "", asked.replace("\u00d7", "x")))
-    found = [gpu for gpu in GPUS.values() if set(_essential(gpu)) & set(words)]
+    joined = [*words, *(first + second for first, second in pairwise(words))]  # `gaudi 3`, `rtx pro 6000`
+    found = [gpu for gpu in GPUS.values() if set(_essential(gpu)) & set(joined)]
     if not found:
         names = sorted(_essential(gpu)[0] for gpu in GPUS.values())
         raise KeyError(_unknown("GPU", name, words[0] if words else "", names))
@@ -66,6 +71,11 @@ def _short(name: str) -> str:
     return short
 
 
+def _plain(short: str) -> str:
+    """Letters and digits alone: `llama3.1-8b` and `llama-3.1-8b` are one."""
+    return re.sub(r"[^a-z0-9]", "", short)
+
+
 def _words(text: str) -> list[str]:
     """Letters and digits; all generations of the form factor are one word."""
     return [re.sub(r"^sxm\d$", "sxm", word) for word in re.findall(r"[a-z0-9]+", text)]
@@ -83,6 +93,7 @@ def _alike(name: list[str], asked: list[str]) -> int:
 
 
 def _unknown(kind: str, name: str, asked: str, names: list[str]) -> str:
-    near = get_close_matches(asked, names, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    names = list(dict.fromkeys(names))
+    near = get_close_matches(asked, names, 3) or [known for known in names if asked and known.startswith(asked)][:3]
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
     return f"unknown {kind} {name!r}, {hint}"

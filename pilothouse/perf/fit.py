@@ -12,6 +12,7 @@ says, and none falls below `FLOOR` of its prior, for nothing is four times as fa
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from math import sqrt
 from typing import Any
 
 import msgspec
@@ -24,14 +25,24 @@ from pilothouse.perf.fitted import Fitted
 from pilothouse.perf.gpus import Gpu
 from pilothouse.perf.memory import Precision
 from pilothouse.perf.models import Model
-from pilothouse.perf.priors import estimate
+from pilothouse.perf.priors import CONSTANTS, EXPECTED, Constants, estimate
 from pilothouse.perf.step_time import StepTime, distinct_experts
 from pilothouse.perf.sweep import Kind, Reading
 
 ROW_SPREAD = 0.03  # relative error of a measured row that is nothing unusual
 PRIOR_SPREAD = {"a_us": 0.15, "b_us": 0.6, "c_ns": 0.5, "p_us": 0.4, "q_ps": 0.3, "expert_us": 0.4}  # errors of priors
 FLOOR = 0.25
-ROWS_MIN = 6  # fewer do not determine the coefficients
+PRIOR_ERROR = 0.05  # relative error of a row by the prior that is nothing unusual
+CONFIGURATION_ROWS = 10  # that each configuration counts for, however many it has
+CONSTANT_SPREAD = 0.5  # relative error of an expected constant
+CONSTANT_SPREADS = {
+    "attention": 0.05,
+    "attention_blackwell": 0.05,
+    "kv": 0.02,
+    "experts": 0.2,
+}  # rows hardly tell these
+CONSTANT_ROUNDED = 3  # significant digits
+ROWS_MIN = 3  # fewer tell little beside the prior that they are held to
 ROUNDED = 4  # significant digits of shipped coefficients
 READINGS_MIN = {Kind.PREFILL: 3, Kind.DECODE: 4}  # fewer do not determine what they are for
 RESAMPLED = 100  # bootstrap samples of the readings
@@ -58,11 +69,11 @@ class Row(msgspec.Struct, frozen=True):
         return self.model.name, str(self.precision), self.gpu.name, self.tp
 
 
-def fit(rows: Sequence[Row]) -> Fitted:
-    """Coefficients of one configuration, all of whose rows these are."""
+def fit(rows: Sequence[Row], by: Constants = CONSTANTS) -> Fitted:
+    """Coefficients of one configuration, all of whose rows these are. `by`: constants of the prior."""
     first = rows[0]
     assert len({row.configuration for row in rows}) == 1, "one configuration at a time"
-    prior = estimate(first.model, first.gpu, first.tp, first.precision)
+    prior = estimate(first.model, first.gpu, first.tp, first.precision, by=by)
     terms = [term for term in PRIOR_SPREAD if term != "expert_us" or first.model.experts]
     expected = np.array([getattr(prior, term) for term in terms])
     measured = np.array([row.tpot_ms * 1000 for row in rows])
@@ -84,12 +95,38 @@ def fit(rows: Sequence[Row]) -> Fitted:
     return msgspec.structs.replace(fitted, error=round(error, ROUNDED))
 
 
-def fits(rows: Iterable[Row]) -> list[Fitted]:
+def fits(rows: Iterable[Row], by: Constants = CONSTANTS) -> list[Fitted]:
     """Every configuration that has enough rows, in order."""
+    groups = _configurations(rows)
+    return [fit(groups[key], by) for key in sorted(groups) if len(groups[key]) >= ROWS_MIN]
+
+
+def fit_constants(rows: Iterable[Row]) -> Constants:
+    """Of the physics prior: all configurations count alike, and each constant is held loosely to what is expected."""
+    groups = _configurations(rows)
+    names = [field.name for field in msgspec.structs.fields(Constants)]
+    expected = np.array([getattr(EXPECTED, name) for name in names])
+    parts = [(row, sqrt(CONFIGURATION_ROWS / len(group)) / PRIOR_ERROR) for group in groups.values() for row in group]
+    matrix = np.array([[weight * part for part in _by_constants(row, names)] for row, weight in parts])
+    held = np.diag([1 / CONSTANT_SPREADS.get(name, CONSTANT_SPREAD) for name in names])
+    wanted = np.concatenate([[weight for _, weight in parts], held.sum(axis=1)])
+    solved, _ = nnls(np.vstack([matrix, held]), wanted)
+    return Constants(*(float(f"{value:.{CONSTANT_ROUNDED}g}") for value in solved * expected))
+
+
+def _configurations(rows: Iterable[Row]) -> dict[tuple[str, str, str, int], list[Row]]:
     groups: dict[tuple[str, str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault(row.configuration, []).append(row)
-    return [fit(groups[key]) for key in sorted(groups) if len(groups[key]) >= ROWS_MIN]
+    return groups
+
+
+def _by_constants(row: Row, names: Sequence[str]) -> list[float]:
+    """What each constant, as expected, adds to the row's TPOT [shares of it]. Exact, as all is linear."""
+    none = Constants(*[0.0] * len(names))
+    alone = [msgspec.structs.replace(none, **{name: getattr(EXPECTED, name)}) for name in names]
+    found = [estimate(row.model, row.gpu, row.tp, row.precision, by=by) for by in alone]
+    return [tpot_us(of, row.isl, row.osl, row.concurrency) / (row.tpot_ms * 1000) for of in found]
 
 
 def tpot_us(coefficients: StepTime, isl: float, osl: float, concurrency: int) -> float:
@@ -101,18 +138,17 @@ def tpot_us(coefficients: StepTime, isl: float, osl: float, concurrency: int) ->
     return of.a_us + of.b_us * requests + context + prefill + experts
 
 
-def leave_one_tp_out(rows: Sequence[Row], family: Callable[[Row], bool]) -> list[tuple[Row, float]]:
-    """For each tensor-parallel degree: (row, TPOT [microseconds]) looked up among fits of the other degrees only."""
-    chosen = [row for row in rows if family(row)]
-    table = fits(chosen)
-    predicted: list[tuple[Row, float]] = []
-    for tp in sorted({row.tp for row in chosen}):
-        others = [fitted for fitted in table if fitted.tp != tp]
-        for row in chosen:
-            if row.tp == tp and any(fitted.model == row.model.name for fitted in others):
-                found = lookup(others, row.model, row.gpu, row.tp, row.precision)
-                predicted.append((row, tpot_us(found, row.isl, row.osl, row.concurrency)))
-    return predicted
+def held_out(rows: Sequence[Row], group: Callable[[Row], object]) -> list[tuple[Row, StepTime]]:
+    """Step times of rows, from constants and tables that have seen nothing of the row's group."""
+    found: list[tuple[Row, StepTime]] = []
+    for held in dict.fromkeys(group(row) for row in rows):
+        others = [row for row in rows if group(row) != held]
+        by = fit_constants(others)
+        table = fits(others, by)
+        found += [
+            (row, lookup(table, row.model, row.gpu, row.tp, row.precision, by)) for row in rows if group(row) == held
+        ]
+    return found
 
 
 def mean_error(rows: Iterable[Row], predicted_us: Iterable[float]) -> float:

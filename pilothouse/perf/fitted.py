@@ -2,8 +2,8 @@
 October 2025 to April 2026, steady closed loops. Left out: overflowing caches, concurrency above 256, rows of doubtful
 layout (Qwen3-235B) or concurrency (Llama-3.1-8B).
 
-Written by `python -m benchmarks.silicon --table`, which needs the rows; do not edit. KV precision is not recorded: rows
-of Blackwell fit an FP8 cache.
+Written by `python -m benchmarks.silicon --table`, which needs the rows; do not edit. KV precision is not recorded:
+`priors.kv_byte_as_measured` says what is taken for it.
 """
 
 import msgspec
@@ -31,27 +31,29 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 FITTED = [
-    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 2, 14130, 74.41, 44.87, 45.55, 1388, 0, 23, 0.0158),
-    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 8, 7022, 67.64, 10.16, 17.36, 342.1, 0, 30, 0.0217),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 1, 12460, 16.86, 22.53, 33.72, 2941, 0, 15, 0.0154),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 2, 9090, 34.71, 9.922, 25.04, 1484, 0, 15, 0.0184),
-    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 8, 6096, 71.85, 1.478, 17.26, 344, 0, 15, 0.0413),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 1, 15560, 26.44, 21.99, 61.41, 2926, 0, 15, 0.018),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 2, 9965, 38.6, 8.902, 40.2, 1451, 0, 15, 0.0105),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 8, 6011, 65.43, 1.478, 19.77, 345.4, 0, 15, 0.0319),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 2, 17350, 78.83, 50.95, 17.3, 1777, 0, 15, 0.0679),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 8, 8820, 64.22, 11.49, 27.6, 476.8, 0, 15, 0.0252),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 1, 20780, 84.63, 65.26, 92.03, 3643, 0, 15, 0.0426),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 2, 13160, 47.44, 35.96, 62.97, 1923, 0, 15, 0.0361),
-    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 8, 7736, 49.25, 8.653, 24.3, 474.9, 0, 15, 0.0273),
-    Fitted("moonshotai/Kimi-K2.5", "int4", "b200_sxm", 8, 8500, 70.47, 9.645, 32.97, 348.2, 40.57, 15, 0.0113),
-    Fitted("moonshotai/Kimi-K2.5", "int4", "h200_sxm", 8, 8115, 60.29, 12.27, 42.65, 451, 54.77, 29, 0.0148),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 1, 2658, 25.58, 1.33, 6.706, 297.9, 47.34, 18, 0.0209),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 2, 2985, 13.5, 0.7896, 3.774, 161.3, 29.2, 18, 0.0573),
-    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 8, 2733, 20.34, 0.6394, 3.871, 43.63, 12.33, 15, 0.0317),
-    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 2, 3798, 38.91, 2.843, 21.13, 212.4, 62.17, 15, 0.0099),
-    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 8, 3264, 57.57, 0.3821, 12.43, 53.3, 6.886, 15, 0.0654),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 1, 3946, 55.18, 2.133, 30.78, 417.1, 133.5, 15, 0.025),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 2, 3562, 41.37, 2.176, 19.91, 211.7, 60.56, 15, 0.0102),
-    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 8, 3241, 27.72, 0.9608, 8.815, 53.6, 12.99, 15, 0.0149),
+    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 2, 14140, 71.65, 45.85, 45.66, 1358, 0, 23, 0.0158),
+    Fitted("Qwen/Qwen3-32B", "bf16", "h100_sxm", 8, 7025, 67.27, 10.23, 17.38, 339.5, 0, 30, 0.0216),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 1, 12480, 17.84, 22.27, 32.97, 3098, 0, 15, 0.0157),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 2, 9098, 34.99, 9.815, 24.84, 1523, 0, 15, 0.0184),
+    Fitted("meta-llama/Llama-3.1-70B", "fp4", "b200_sxm", 8, 6095, 74.1, 0.7181, 17.99, 335.1, 0, 15, 0.0397),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 1, 15560, 27.65, 21.7, 61.03, 3014, 0, 15, 0.0179),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 2, 9966, 38.83, 8.87, 39.98, 1482, 0, 15, 0.0104),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "b200_sxm", 8, 6012, 67.85, 0.7181, 20.26, 347.4, 0, 15, 0.0293),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 2, 16520, 49.31, 56.87, 62.66, 1911, 0, 13, 0.0091),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h100_sxm", 8, 8821, 64.09, 11.38, 27.91, 471, 0, 15, 0.0254),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 1, 20420, 70.53, 69.85, 109.8, 3737, 0, 14, 0.0298),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 2, 13160, 47.05, 36, 63.06, 1915, 0, 15, 0.0361),
+    Fitted("meta-llama/Llama-3.1-70B", "fp8", "h200_sxm", 8, 7736, 49.26, 8.577, 24.48, 470.9, 0, 15, 0.0272),
+    Fitted("moonshotai/Kimi-K2.5", "fp4", "b200_sxm", 8, 6531, 52.51, 10.78, 21.33, 350.3, 12.15, 4, 0.0351),
+    Fitted("moonshotai/Kimi-K2.5", "fp4", "b300_sxm", 8, 6348, 51.72, 8.802, 16.15, 346.5, 11.94, 4, 0.0301),
+    Fitted("moonshotai/Kimi-K2.5", "int4", "b200_sxm", 8, 8504, 79.74, 8.818, 34.02, 345.1, 39.19, 15, 0.011),
+    Fitted("moonshotai/Kimi-K2.5", "int4", "h200_sxm", 8, 8143, 71.94, 11.81, 43.12, 448.7, 52.66, 29, 0.0147),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 1, 2668, 26.67, 1.293, 6.427, 329, 46.8, 18, 0.0203),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 2, 3015, 15.16, 0.8077, 3.755, 163.4, 27.69, 18, 0.057),
+    Fitted("openai/gpt-oss-120b", "fp4", "b200_sxm", 8, 2818, 30.17, 0.44, 4.69, 41.47, 6.183, 15, 0.034),
+    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 2, 3780, 34.18, 3.02, 21, 212.9, 64.23, 15, 0.0109),
+    Fitted("openai/gpt-oss-120b", "fp4", "h100_sxm", 8, 3245, 53.91, 0.3714, 12.79, 52.56, 8.46, 15, 0.0657),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 1, 3889, 41.83, 2.119, 30.7, 419.9, 140, 15, 0.0264),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 2, 3540, 35.89, 2.36, 19.76, 212.5, 62.99, 15, 0.0111),
+    Fitted("openai/gpt-oss-120b", "fp4", "h200_sxm", 8, 3238, 27.11, 0.9117, 8.964, 53.29, 13.25, 15, 0.0148),
 ]  # fmt: skip

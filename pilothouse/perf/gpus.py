@@ -53,6 +53,16 @@ GPUS = {
         Gpu("gb10", 128.0, 0.273, 125, 250, 500, 120, 0, ["spark"],
             source="vendor page (1 PFLOPS sparse FP4); other peaks taken as halves of the next narrower format",
             blackwell=True),
+        Gpu("h100_nvl", 94.0, 3.9, 835.5, 1671, 0, 300, 400, pads_mxfp4=True, source=VENDOR),
+        Gpu("h20", 96.0, 4.0, 148, 296, 0, 450, 400, pads_mxfp4=True, source=VENDOR),
+        Gpu("h800", 80.0, 3.35, 989, 1979, 0, 200, 700, pads_mxfp4=True, source=VENDOR),
+        Gpu("gh200", 96.0, 4.0, 989, 1979, 0, 450, 1000, pads_mxfp4=True, source=VENDOR + "; the part with HBM3"),
+        Gpu("l40", 48.0, 0.864, 181, 362, 0, 32, 300, source=VENDOR),
+        Gpu("a10", 24.0, 0.6, 125, 0, 0, 32, 150, source=VENDOR),
+        Gpu("rtx_4090", 24.0, 1.008, 165.2, 330.3, 0, 32, 450, ["rtx4090", "4090"], source=VENDOR),
+        Gpu("rtx_5090", 32.0, 1.792, 209.5, 419, 1676, 64, 575, ["rtx5090", "5090"], source=VENDOR, blackwell=True),
+        Gpu("rtx_6000_ada", 48.0, 0.96, 364.2, 728.5, 0, 32, 300, ["6000ada"], source=VENDOR),
+        Gpu("mi350x", 288.0, 8.0, 2307, 4614, 9227, 537.5, 1000, source=VENDOR),
         Gpu("arc_pro_b60", 24.0, 0.456, 98.3, 0, 0, 32, 200, ["b60"]),
     )
 }  # fmt: skip

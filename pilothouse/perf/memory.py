@@ -33,13 +33,16 @@ class Precision(StrEnum):
 def kv_bytes_per_token(model: Model, tp: int, kv_byte: float = 2.0) -> float:
     """Growing KV cache per context token and GPU [bytes]. Window layers are constant and not in it."""
     if model.latent:
-        return model.layers * model.latent * kv_byte  # latent vectors lie on every rank
-    return model.attention_layers * 2 * _heads_per_gpu(model, tp) * model.head_dim * kv_byte
+        return model.attention_layers * model.kept_share * model.latent * kv_byte  # latent vectors lie on every rank
+    return model.attention_layers * 2 * _heads_per_gpu(model.kv_heads, tp) * model.head_dim * kv_byte
 
 
 def weight_bytes(model: Model, precision: Precision, *, padded: bool = False) -> float:
-    """Of the whole model [bytes]: quantised matrices small, embedding and output head in bf16."""
+    """Of the whole model [bytes]: quantised matrices small, embedding and output head in bf16, unless it says otherwise."""
     parameters = model.parameters_b * 1e9
+    if model.published_gb and precision == model.published:
+        padding = expert_bytes(model, precision, padded=padded) - expert_bytes(model, precision)
+        return model.published_gb * 1e9 + padding
     if precision is Precision.BF16:
         return 2 * parameters
     ends = (1 if model.tied_embeddings else 2) * model.vocab * model.hidden
@@ -108,11 +111,12 @@ def kv_tokens(
 def sequence_bytes(model: Model, tp: int, context: float, block_size: int = 16, kv_byte: float = 2.0) -> float:
     """What one sequence of so much context takes per GPU [bytes], with its windows and states."""
     growing = context * kv_bytes_per_token(model, tp, kv_byte)
-    per_window = 2 * _heads_per_gpu(model, tp) * model.head_dim * kv_byte
+    heads, width = model.window_kv_heads or model.kv_heads, model.window_head_dim or model.head_dim
+    per_window = (model.latent or 2 * _heads_per_gpu(heads, tp) * width) * kv_byte
     windows = model.window_layers * min(context, model.window + block_size) * per_window
     return growing + windows + model.linear_state_mb * 1e6 / tp
 
 
-def _heads_per_gpu(model: Model, tp: int) -> float:
+def _heads_per_gpu(kv_heads: int, tp: int) -> float:
     """KV heads on one GPU: once there are more GPUs than heads, heads are replicated."""
-    return max(1.0, model.kv_heads / tp)
+    return max(1.0, kv_heads / tp)

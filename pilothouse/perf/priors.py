@@ -1,28 +1,62 @@
-"""Step time from physics, for a configuration that nobody measured: a roofline with stated efficiencies. Estimated.
+"""Step time from physics, for a configuration that nobody measured: what is read, computed and exchanged, at nominal
+peaks, each times one constant. Estimated.
 
-accuracy   dense models on Hopper: TPOT within 3 to 6 % of the published rows, a within 5 %, c within 20 %, p within
-           25 %; mixtures of experts and Blackwell within 10 to 30 %. Print bands of 10 % on TPOT and 30-40 % on TTFT
-           until one measured point rescales it
-source     efficiencies are middles of what non-negative fits on published rows give (`benchmarks/fidelity.py`); peaks
-           from the catalogue
+accuracy   `benchmarks/plan_accuracy.py`, figures `holdout_*`: constants and tables without what is predicted
+source     one non-negative least-squares fit of the constants on all published rows that are fit to be fitted
+           (`python -m benchmarks.silicon --constants`), held loosely to `EXPECTED`; peaks from the catalogue
 """
 
+import msgspec
+
 from pilothouse.perf.gpus import Gpu
-from pilothouse.perf.memory import MXFP4_BYTES, Precision, kv_bytes_per_token, weight_bytes
+from pilothouse.perf.memory import KV_BYTES, MXFP4_BYTES, Precision, kv_bytes_per_token, weight_bytes
 from pilothouse.perf.models import Model
 from pilothouse.perf.step_time import StepTime
 
-WEIGHT_READ = 1.09  # weight bytes over nominal bandwidth take this much longer
-LAYER_US = 68.0  # launches, norms, all-reduce latency and host work per layer
-MOE_LAYER_US = 85.0  # the same with experts: gpt-oss needs 66 to 92
-MLA_LAYER_US = 130.0  # the same with latent attention: Kimi-K2.5 needs 125 to 140
-KV_READ = 0.9  # of nominal bandwidth
-EXPERT_READ = 1.2  # nominal time to read an expert takes this much longer: between 0.8 and 2.2 in the rows
-PREFILL = 0.70  # of dense peak, Hopper
-PREFILL_BLACKWELL = 0.40  # of dense peak, Blackwell: between 0.35 and 0.45 in the rows
-PREFILL_MOE = 0.4  # of what a dense model reaches: between 0.33 and 0.45 in most rows
-SEQUENCE_US = 60.0  # per scheduled sequence: the middle of the fitted rows of dense models
-MOE_SEQUENCE_US = 45.0  # the same of mixtures of experts
+ACTIVATION = 2  # bytes of one value between matrices
+QUANTISED = (Precision.FP8, Precision.FP4, Precision.INT4)
+
+
+class Constants(msgspec.Struct, frozen=True):
+    """How many times its nominal time everything takes, and what has no nominal time. A step's time is linear in each."""
+
+    weights: float  # read, of dense models
+    weights_4bit: float  # the same in 4 bits: with scales, and unpacking
+    layer_us: float  # launches, norms, all-reduce latency and host work of a layer, however small the batch
+    layer_experts_us: float  # more, of a layer with experts
+    layer_unpacked_us: float  # more, where experts are in a format that the GPU does not compute in
+    layer_latent_us: float  # more, with latent attention
+    sequence_us: float  # of a scheduled sequence
+    sequence_layer_us: float  # of a scheduled sequence in each layer
+    kv: float  # read
+    prefill: float  # computed, at dense peak
+    prefill_blackwell: float
+    prefill_experts: float
+    prefill_unpacked: float  # on Blackwell, experts in a format that it does not compute in: rows of one model
+    attention: float  # of prompts, at dense peak: rows hardly tell
+    attention_blackwell: float
+    all_reduce: float  # of prompts, by a ring at nominal rate
+    passes: float  # times that a prompt token's activations are read or written in a layer, on every rank
+    passes_experts: float  # the same of its copies for the experts chosen, decoding or not
+    experts: float  # read; below 1 is possible, for routing is skewed and touches fewer
+    experts_unpacked: float
+
+
+EXPECTED = Constants(
+    weights=1.1, weights_4bit=1.3, layer_us=68, layer_experts_us=5, layer_unpacked_us=20, layer_latent_us=30,
+    sequence_us=20, sequence_layer_us=0.4, kv=1.1, prefill=1.43, prefill_blackwell=2.5, prefill_experts=3.5,
+    prefill_unpacked=6, attention=1.43, attention_blackwell=2.5, all_reduce=1, passes=5, passes_experts=10,
+    experts=1, experts_unpacked=1.3,
+)  # fmt: skip
+"""Before any row is seen: rooflines reached in part, as `performance-model.md` of the shared reference has them, and guesses."""
+
+CONSTANTS = Constants(
+    weights=1.05, weights_4bit=1.31, layer_us=68.2, layer_experts_us=5.93, layer_unpacked_us=14.3,
+    layer_latent_us=30.2, sequence_us=6.25, sequence_layer_us=0.592, kv=1.08, prefill=1.35,
+    prefill_blackwell=1.89, prefill_experts=2.52, prefill_unpacked=9.87, attention=1.43,
+    attention_blackwell=2.51, all_reduce=1.58, passes=5.61, passes_experts=12.2, experts=0.539,
+    experts_unpacked=1.21,
+)  # fmt: skip
 
 
 def weight_read_us(model: Model, gpu: Gpu, tp: int, precision: Precision) -> float:
@@ -38,7 +72,7 @@ def expert_read_us(model: Model, gpu: Gpu, tp: int, precision: Precision) -> flo
     return model.expert_parameters * per_weight / (tp * gpu.bandwidth_tbps * 1e6)
 
 
-def kv_read_ns(model: Model, gpu: Gpu, tp: int, kv_byte: float = 2.0) -> float:
+def kv_read_ns(model: Model, gpu: Gpu, tp: int, kv_byte: float = KV_BYTES["bf16"]) -> float:
     """Time to read one token's KV, at nominal bandwidth [nanoseconds]."""
     return kv_bytes_per_token(model, tp, kv_byte) / (gpu.bandwidth_tbps * 1e3)
 
@@ -53,29 +87,65 @@ def all_reduce_us(model: Model, gpu: Gpu, tp: int) -> float:
     return 2 * model.layers * model.hidden * 2 * 2 * (tp - 1) / tp / (gpu.link_gbps * 1e3)
 
 
-def layer_us(model: Model) -> float:
-    """What a layer costs however small the batch, beside reading its weights [microseconds]."""
-    return MLA_LAYER_US if model.latent else MOE_LAYER_US if model.experts else LAYER_US
+def pass_us(values: float, gpu: Gpu) -> float:
+    """Time to read or write so many activations once [microseconds]."""
+    return values * ACTIVATION / (gpu.bandwidth_tbps * 1e6)
 
 
-def estimate(model: Model, gpu: Gpu, tp: int, precision: Precision, kv_byte: float = 2.0) -> StepTime:
-    """Coefficients for a configuration without measured rows. rho is 0: physics says nothing about it."""
-    reached = PREFILL_BLACKWELL if gpu.blackwell else PREFILL
-    work_us = prefill_compute_us(model, gpu, tp, precision) / (reached * (PREFILL_MOE if model.experts else 1.0))
-    attention_ps = 4 * model.heads * model.head_dim / (tp * gpu.bf16_tflops * reached)  # per layer and pair of tokens
+def layers_us(model: Model, gpu: Gpu, precision: Precision, by: Constants = CONSTANTS) -> float:
+    """What all layers cost however small the batch, beside reading their weights [microseconds]."""
+    experts = by.layer_experts_us + (by.layer_unpacked_us if _unpacks(gpu, precision) else 0.0)
+    return model.layers * (by.layer_us + (by.layer_latent_us if model.latent else 0.0)) + model.moe_layers * experts
+
+
+def kv_byte_as_measured(model: Model, gpu: Gpu, precision: Precision) -> float:
+    """Of one value in the cache, in published rows [bytes]. They do not say it; but quantised dense checkpoints bring a
+    precision for their cache, and rows of Blackwell read it twice as fast as bf16 could be."""
+    own = gpu.blackwell and precision in QUANTISED and not (model.experts or model.latent)
+    return KV_BYTES["fp8" if own else "bf16"]
+
+
+def estimate(
+    model: Model, gpu: Gpu, tp: int, precision: Precision, kv_byte: float | None = None, by: Constants = CONSTANTS
+) -> StepTime:
+    """Coefficients for a configuration without measured rows. rho is 0: physics says nothing about it.
+
+    kv_byte   of one value in the cache [bytes]; None = as in published rows
+    """
+    unpacked = _unpacks(gpu, precision)
+    attended = by.attention_blackwell if gpu.blackwell else by.attention
+    attention_ps = attended * 4 * model.heads * model.head_dim / (tp * gpu.bf16_tflops)  # per layer and pair of tokens
     window_us = attention_ps * model.window_layers * model.window / 1e6
+    copies_us = by.passes_experts * pass_us(model.moe_layers * model.experts_per_token * model.hidden, gpu)
+    between_us = copies_us + by.passes * pass_us(model.layers * model.hidden, gpu)
+    computed_us = _prefill(model, gpu, unpacked, by) * prefill_compute_us(model, gpu, tp, precision)
+    small = precision in (Precision.FP4, Precision.INT4) and not model.experts
+    read_us = (by.weights_4bit if small else by.weights) * weight_read_us(model, gpu, tp, precision)
+    experts_us = (by.experts_unpacked if unpacked else by.experts) * expert_read_us(model, gpu, tp, precision)
+    byte = kv_byte_as_measured(model, gpu, precision) if kv_byte is None else kv_byte
     return StepTime(
-        a_us=WEIGHT_READ * weight_read_us(model, gpu, tp, precision) + layer_us(model) * model.layers,
-        b_us=MOE_SEQUENCE_US if model.experts else SEQUENCE_US,
-        c_ns=kv_read_ns(model, gpu, tp, kv_byte) / KV_READ,
-        p_us=work_us + window_us + all_reduce_us(model, gpu, tp),
+        a_us=read_us + layers_us(model, gpu, precision, by),
+        b_us=by.sequence_us + by.sequence_layer_us * model.layers + copies_us,
+        c_ns=by.kv * kv_read_ns(model, gpu, tp, byte),
+        p_us=computed_us + window_us + between_us + by.all_reduce * all_reduce_us(model, gpu, tp),
         q_ps=attention_ps * model.attention_layers,
-        expert_us=EXPERT_READ * expert_read_us(model, gpu, tp, precision),
+        expert_us=experts_us,
         experts=model.experts,
         experts_per_token=model.experts_per_token,
         label="Estimated (prior)",
         source=f"physics prior for {model.name} {precision} on {gpu.name} TP{tp}",
     )
+
+
+def _prefill(model: Model, gpu: Gpu, unpacked: bool, by: Constants) -> float:
+    if not model.experts:
+        return by.prefill_blackwell if gpu.blackwell else by.prefill
+    return by.prefill_unpacked if unpacked and gpu.blackwell else by.prefill_experts
+
+
+def _unpacks(gpu: Gpu, precision: Precision) -> bool:
+    """Whether these weights are in 4 bits that the GPU does not compute in."""
+    return precision is Precision.INT4 or (precision is Precision.FP4 and not gpu.fp4_tflops)
 
 
 def peak_tflops(gpu: Gpu, precision: Precision) -> float:

@@ -20,7 +20,7 @@ import msgspec
 from pilothouse.perf.gpus import Gpu
 from pilothouse.perf.memory import Precision, kv_bytes_per_token
 from pilothouse.perf.models import Model
-from pilothouse.perf.priors import KV_READ, PREFILL, PREFILL_BLACKWELL, WEIGHT_READ, kv_read_ns, layer_us, peak_tflops
+from pilothouse.perf.priors import CONSTANTS, kv_read_ns, layers_us, peak_tflops
 from pilothouse.perf.step_time import StepTime, step_us
 
 BENCH = "Liu et al., Speculative Decoding: Performance or Illusion?, arXiv 2601.11580 (vLLM, H100)"
@@ -132,17 +132,13 @@ def draft_pass(method: Method, model: Model, gpu: Gpu, tp: int, draft_tokens: in
     layer, head = head_parameters(method, model)
     count = draft_tokens if method is Method.MEDUSA else 1
     read_us = 2.0 * count * (layer + head) / (tp * gpu.bandwidth_tbps * 1e6)
-    compute_us = (
-        2.0
-        * count
-        * layer
-        / (tp * peak_tflops(gpu, Precision.BF16) * 1e6 * (PREFILL_BLACKWELL if gpu.blackwell else PREFILL))
-    )
+    reached = CONSTANTS.prefill_blackwell if gpu.blackwell else CONSTANTS.prefill
+    compute_us = reached * 2.0 * count * layer / (tp * peak_tflops(gpu, Precision.BF16) * 1e6)
     attends = method is not Method.MEDUSA
     return StepTime(
-        a_us=WEIGHT_READ * read_us + layer_us(model) + PASS_US,
+        a_us=CONSTANTS.weights * read_us + layers_us(model, gpu, Precision.BF16) / model.layers + PASS_US,
         b_us=0.0,
-        c_ns=kv_read_ns(model, gpu, tp) / KV_READ / max(1, model.attention_layers) if attends else 0.0,
+        c_ns=CONSTANTS.kv * kv_read_ns(model, gpu, tp) / max(1, model.attention_layers) if attends else 0.0,
         p_us=compute_us,
         label="Estimated (prior)",
         source=f"one {method} pass on {model.name}: weights of a layer and a head read, {PASS_US:g} us beside ({BENCH})",

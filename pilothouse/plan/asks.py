@@ -63,6 +63,8 @@ def by_clock(workload: Workload, lasts: Lasts) -> Workload:
 
 
 def _by_clock(stage: Stage, lasts: Lasts) -> Stage:
+    if all(planned.after is None for planned in stage.requests):
+        return stage
     requests = [replace(p, arrival_us=Micros(round(at_us)), after=None) for at_us, p in succession(stage, lasts)]
     seconds = (requests[-1].arrival_us - requests[0].arrival_us) / SECOND if requests else 0.0
     return replace(stage, requests=requests, rate=len(requests) / seconds if seconds else 0.0, seconds=seconds)
@@ -81,11 +83,16 @@ def asks_of(workload: Workload, rate: float | None = None) -> Asks:
     cells.sort()
     seconds, requests = sum(cell[1] for cell in cells), sum(cell[2] for cell in cells)
     mean = requests / seconds if seconds else 0.0
-    busy, scale = _busy(cells, requests), 1.0
+    busy, scale = busy_rate(cells), 1.0
+    if workload.day:  # it says when it is busy: as in the busiest stage
+        busy = max((stage.rate for stage in workload.stages if stage.reported), default=0.0)
     if rate is not None:
         scale = rate / busy if busy else 1.0
         busy, mean = rate, mean * scale if mean else rate
     curve = [(cell[0] * scale, cell[1] / seconds) for cell in cells] if seconds else [(busy, 1.0)]
+    if workload.day:
+        curve = sorted((busy * part, 1 / len(workload.day)) for part in workload.day)
+        mean = sum(part * share for part, share in curve)
     points = _quantiles(prompts), _quantiles(outputs)
     classes = classes_of(workload)
     return Asks(busy, mean, curve, *points, longest, found.demand, found.curve, workload.block_size, classes)
@@ -136,10 +143,10 @@ def _cells(times_us: list[Micros]) -> list[tuple[float, float, int]]:
     return [((b - a) / each, each, b - a) for a, b in pairwise(places)]
 
 
-def _busy(cells: list[tuple[float, float, int]], requests: int) -> float:
-    """The rate at which the last of `TOP` of the requests come."""
-    seen = 0
-    for rate, _, count in cells:
+def busy_rate(cells: list[tuple[float, float, int]]) -> float:
+    """The rate at which the last of `TOP` of the requests come; of (rate, seconds, requests)."""
+    seen, requests = 0, sum(count for _, _, count in cells)
+    for rate, _, count in sorted(cells):
         seen += count
         if seen >= TOP * requests:
             return rate

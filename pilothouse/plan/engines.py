@@ -31,9 +31,9 @@ from pilothouse.perf.step_time import StepTime
 from pilothouse.plan.document import Layout, PoolPlan
 from pilothouse.plan.memory import context_bytes, held
 
-BAND_TPOT, BAND_TTFT = 0.10, 0.30  # of layouts with measured rows: `perf/priors.py` asks for as much
-BAND_PRIOR = 0.20  # more, of models that nobody measured
-BAND_EXPERTS = 0.30  # more, of mixtures of experts not measured as asked: Kimi-K2.5 scaled from int4 to fp4 is 40 % off
+BAND_TPOT, BAND_TTFT = 0.10, 0.30  # of configurations with measured rows
+BANDS_SCALED = (0.15, 0.20)  # of TPOT, of models measured otherwise: dense, with experts
+BANDS_PRIOR = (0.15, 0.35)  # of models that nobody measured. All hold nine in ten rows left out of the fit
 BAND_LAYOUT = 0.15  # more, for each kind of parallelism that nobody measured
 STAGE_GB_PER_S = 40.0  # between nodes, as the simulator takes a network card of 400 Gb/s
 BYTES = 2  # of an activation
@@ -66,23 +66,24 @@ def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
     room = held(model, gpu, layout, precision, pool.memory_utilisation, sequences, tokens).kv * GIB
     length, drafts = max(1.0, context), drafting(pool.speculation)
     each = context_bytes(model, layout, length, byte)
-    times = read_step_time(Path(pool.step_time)) if pool.step_time else step_time(model, gpu, layout.tp, precision)
+    times = step_time(model, gpu, layout.tp, precision, byte)
+    times = read_step_time(Path(pool.step_time)) if pool.step_time else times
     if drafts is not None:
         times = speculating.timed(drafts, times, model, gpu, layout.tp, precision)
         weights, per_token = speculating.drafting_bytes(drafts, model, layout.tp)
         room, each = room - weights, each + per_token * length / layout.pp
         tokens = max(tokens, sequences * (1 + drafts.draft_tokens))  # a decode and its drafts are checked in one step
-    unknown = BAND_LAYOUT * len(unmeasured(layout)) + (BAND_PRIOR if "prior" in times.label else 0.0)
-    unknown += BAND_EXPERTS if model.experts and "fitted" not in times.label else 0.0
+    band = band_tpot(times)
+    layouts = BAND_LAYOUT * len(unmeasured(layout))
     return Engine(
-        step_time=spread_times(times, model, gpu, layout, byte / KV_BYTES["bf16"]),
+        step_time=spread_times(times, model, gpu, layout),
         lanes=layout.dp * layout.pp,
         kv_tokens=max(0, int(room * length / each / layout.pp)),
         sequences=max(1, sequences // layout.pp),
         batched_tokens=tokens,
         token_bytes=sequence_bytes(model, 1, length, kv_byte=byte) / length,
-        tpot_band=max(BAND_TPOT, times.error or 0.0) + unknown,
-        ttft_band=BAND_TTFT + unknown,
+        tpot_band=band + layouts,
+        ttft_band=BAND_TTFT + band - BAND_TPOT + layouts,
         speculation=None if drafts is None else speculating.speculation_of(drafts),
     )
 
@@ -102,17 +103,23 @@ def drafting(said: Mapping[str, Any] | None) -> Speculating | None:
     return made
 
 
+def band_tpot(times: StepTime) -> float:
+    """Relative error of TPOT to allow for, by how step times are known; of layouts that are tensor parallel alone."""
+    bands = BANDS_PRIOR if "prior" in times.label else BANDS_SCALED if "scaled" in times.label else (BAND_TPOT,) * 2
+    return max(bands[bool(times.experts)], times.error or 0.0)
+
+
 def unmeasured(layout: Layout) -> list[str]:
     """Kinds of parallelism in it of which there are no rows."""
     sizes = {"DP with shared experts": layout.ep // layout.tp, "PP": layout.pp, "DCP": layout.dcp, "PCP": layout.pcp}
     return [name for name, size in sizes.items() if size > 1]
 
 
-def spread_times(times: StepTime, model: Model, gpu: Gpu, layout: Layout, kv_share: float = 1.0) -> StepTime:
-    """Step times of one lane, out of those of its tensor-parallel degree. `kv_share`: of the bytes of a bf16 KV cache."""
+def spread_times(times: StepTime, model: Model, gpu: Gpu, layout: Layout) -> StepTime:
+    """Step times of one lane, out of those of its tensor-parallel degree."""
     p_us = times.p_us / layout.pcp
     p_us += (layout.pp - 1) * model.hidden * BYTES / (STAGE_GB_PER_S * 1e3)
-    changed = {"c_ns": times.c_ns * kv_share / layout.dcp, "q_ps": times.q_ps / layout.pcp}
+    changed = {"c_ns": times.c_ns / layout.dcp, "q_ps": times.q_ps / layout.pcp}
     ranks = layout.ep // layout.tp if layout.expert_parallel else 1
     if ranks > 1 and model.experts:
         there_and_back = 2 * model.moe_layers * model.experts_per_token * model.hidden * BYTES

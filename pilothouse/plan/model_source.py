@@ -10,9 +10,13 @@ from typing import Any, TypeVar
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, model_named, precision_named
 from pilothouse.perf.memory import Precision
-from pilothouse.perf.model_config import model_of
 from pilothouse.perf.models import Model
 
+FILE_BYTES_MAX = 4 << 20  # the largest published config.json lists modules by name and has less than half of it
+POSITIVE = {
+    Model: ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "parameters_b", "active_b"),
+    Gpu: ("memory_gib", "bandwidth_tbps", "bf16_tflops", "link_gbps"),
+}
 QUANTISED = ("nvfp4", "mxfp4", "fp4", "fp8", "awq", "gptq", "w4a16", "int4", "w8a8", "int8")  # in names of checkpoints
 
 Entry = TypeVar("Entry", Model, Gpu)
@@ -23,17 +27,41 @@ def find_model(name: str) -> Model:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return _entry(path, Model)
-    if path.suffix == ".json" or (path / "config.json").exists():
-        return model_of(_read(path if path.suffix == ".json" else path / "config.json"), name)
-    if path.is_dir():
-        raise ConfigError([Problem(name, "is a directory without config.json")])
+    if path.suffix == ".json":
+        return _out_of(_read(path), name)
+    if _is_there(path / "config.json"):
+        return _out_of(_read(path / "config.json") | _beside(path), name)
+    if _is_there(path):
+        what = "is a directory without config.json" if path.is_dir() else "is neither a directory, nor .json, nor .yaml"
+        raise ConfigError([Problem(name, what)])
     try:
         return model_named(name)
     except KeyError as unknown:
         said = str(unknown.args[0])
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ConfigError([Problem("--model", f"{said}; or name a directory with config.json")]) from None
-    return model_of(_from_hub(name, said), name)
+    return _out_of(_from_hub(name, said), name)
+
+
+def _out_of(config: dict[str, Any], name: str) -> Model:
+    from pilothouse.perf.model_config import model_of  # a model of the catalogue does without
+
+    return model_of(config, name)
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What modelopt says of its quantisation in a file of its own."""
+    if not _is_there(path / "hf_quant_config.json"):
+        return {}
+    told = _read(path / "hf_quant_config.json").get("quantization")
+    return {"quantization_config": {"quant_method": "modelopt"} | told} if isinstance(told, dict) else {}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def find_gpu(name: str) -> Gpu:
@@ -60,22 +88,30 @@ def _entry(path: Path, kind: type[Entry]) -> Entry:
     data = read_yaml(_text(path), str(path))
     problems: list[Problem] = []
     entry = convert(kind, {"source": str(path)} | data if isinstance(data, dict) else data, "", problems)
-    if entry is None:
+    if entry is not None:
+        problems = [Problem(f, "is not above 0") for f in POSITIVE[kind] if not 0 < getattr(entry, f) < float("inf")]
+        if isinstance(entry, Model) and entry.published not in [*Precision]:
+            problems.append(Problem("published", f"{entry.published!r} is none of {', '.join(Precision)}"))
+    if entry is None or problems:
         raise ConfigError([Problem(f"{path}: {problem.where}", problem.what) for problem in problems])
     return entry
 
 
 def _text(path: Path) -> str:
     try:
+        if not path.is_file() and path.exists():
+            raise ConfigError([Problem(str(path), "is no file")])
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise ConfigError([Problem(str(path), f"is larger than {FILE_BYTES_MAX >> 20} MB: not a configuration")])
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([Problem(str(path), f"is not JSON: {error}")]) from None
     if not isinstance(config, dict):
         raise ConfigError([Problem(str(path), "is not a model's configuration: no fields")])

@@ -9,7 +9,7 @@ accuracy   tail probabilities within a few per cent of their value, tested again
 source     saddlepoint of a tail: Lugannani and Rice, Adv. Appl. Prob. 12, 1980; length bias: renewal theory
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import exp, inf, log, pi, sqrt
 from statistics import NormalDist
 
@@ -27,31 +27,30 @@ SEQUENCES_MAX = 1 << 20
 
 
 class Occupancy(Struct, frozen=True):
-    """KV of one running sequence at a moment nobody chose: values [tokens] and their probabilities."""
+    """KV of one running sequence at a moment nobody chose: what it takes [tokens, or bytes], and the probabilities."""
 
-    tokens: list[float]
+    sizes: list[float]
     weights: list[float]
 
     @property
     def mean(self) -> float:
-        return sum(t * w for t, w in zip(self.tokens, self.weights, strict=True))
+        return sum(t * w for t, w in zip(self.sizes, self.weights, strict=True))
 
     @property
     def deviation(self) -> float:
         mean = self.mean
-        return sqrt(sum(w * (t - mean) ** 2 for t, w in zip(self.tokens, self.weights, strict=True)))
+        return sqrt(sum(w * (t - mean) ** 2 for t, w in zip(self.sizes, self.weights, strict=True)))
 
 
-def occupancy(prompt: Length, output: Length, shared: int = 0, constant: float = 0.0) -> Occupancy:
-    """Of independent lengths. shared: of each prompt, kept once for all [tokens]; constant: states and windows, as tokens."""
-    pairs = [(i, o, wi * wo) for i, wi in points(prompt) for o, wo in points(output)]
-    return of_pairs(pairs, shared, constant)
+def occupancy(prompt: Length, output: Length, takes: Callable[[float], float] = float) -> Occupancy:
+    """Of independent lengths. takes: what a sequence of so many tokens takes; its length itself where nobody says."""
+    return of_pairs([(i, o, wi * wo) for i, wi in points(prompt) for o, wo in points(output)], takes)
 
 
-def of_pairs(pairs: Iterable[tuple[float, float, float]], shared: int = 0, constant: float = 0.0) -> Occupancy:
+def of_pairs(pairs: Iterable[tuple[float, float, float]], takes: Callable[[float], float] = float) -> Occupancy:
     """Of (prompt, answer, weight), as a trace gives them."""
     held = [
-        (max(0.0, prompt - shared) + age * output + constant, weight * share * output)
+        (takes(prompt + age * output), weight * share * output)
         for prompt, output, weight in pairs
         for age, share in zip(AGES, SHARES, strict=True)
     ]
@@ -62,7 +61,7 @@ def of_pairs(pairs: Iterable[tuple[float, float, float]], shared: int = 0, const
 
 
 def sequences_that_fit(of: Occupancy, space: float, overflow: float) -> int:
-    """The most that need more than `space` tokens together with at most this probability."""
+    """The most that need more than `space` together with at most this probability."""
     if not 0 < overflow < 1:
         raise ValueError("the probability of an overflow lies between 0 and 1")
     low, high = 0, 1
@@ -78,11 +77,11 @@ def sequences_that_fit(of: Occupancy, space: float, overflow: float) -> int:
 
 
 def overflow_probability(of: Occupancy, space: float, sequences: int) -> float:
-    """That so many sequences need more than `space` tokens together."""
+    """That so many sequences need more than `space` together."""
     each, mean, deviation = space / sequences, of.mean, of.deviation
-    if each >= max(of.tokens):
+    if each >= max(of.sizes):
         return 0.0
-    if each <= min(of.tokens):
+    if each <= min(of.sizes):
         return 1.0
     if deviation < 1e-9 * mean:
         return float(mean > each)
@@ -135,11 +134,11 @@ def _binned(held: Sequence[tuple[float, float]], total: float) -> Occupancy:
 
 def _tilted(of: Occupancy, tilt: float) -> tuple[float, float, float]:
     """Logarithm of the mean of exp(tilt x tokens), and mean and variance under these weights."""
-    most = max(tilt * of.tokens[0], tilt * of.tokens[-1])
-    weights = [w * exp(tilt * t - most) for t, w in zip(of.tokens, of.weights, strict=True)]
+    most = max(tilt * of.sizes[0], tilt * of.sizes[-1])
+    weights = [w * exp(tilt * t - most) for t, w in zip(of.sizes, of.weights, strict=True)]
     total = sum(weights)
-    mean = sum(w * t for t, w in zip(of.tokens, weights, strict=True)) / total
-    variance = sum(w * (t - mean) ** 2 for t, w in zip(of.tokens, weights, strict=True)) / total
+    mean = sum(w * t for t, w in zip(of.sizes, weights, strict=True)) / total
+    variance = sum(w * (t - mean) ** 2 for t, w in zip(of.sizes, weights, strict=True)) / total
     return log(total) + most, mean, variance
 
 

@@ -1,5 +1,6 @@
 """A plan as a YAML file, there and back."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def read_plan(path: Path) -> Plan:
 
 def plan_text(plan: Plan) -> str:
     return yaml.safe_dump(_said(plan), sort_keys=False, width=120)
+
+
+def moved(workload: Any, base: Path, to: Path) -> Any:
+    """A workload whose paths are relative to `base`, with the same files as seen from `to`."""
+    if isinstance(workload, str):
+        return os.path.relpath(base / workload, to)
+    if not isinstance(workload, dict):
+        return workload
+    made = dict(workload)
+    if isinstance(made.get("file"), str):
+        made["file"] = os.path.relpath(base / made["file"], to)
+    if isinstance(made.get("tenants"), list):
+        tenants = [dict(tenant) for tenant in made["tenants"]]
+        made["tenants"] = [tenant | {"workload": moved(tenant["workload"], base, to)} for tenant in tenants]
+    return made
 
 
 def _said(value: Any) -> Any:

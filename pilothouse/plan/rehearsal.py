@@ -11,16 +11,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from pilothouse.build import ENGINES_TAKE, played
+from pilothouse.build import ENGINES_TAKE, Setting, played, ran
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.units import SECOND, Micros
 from pilothouse.plan.asks import CELL_REQUESTS, Asks
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
-from pilothouse.plan.promise import expected_of
+from pilothouse.plan.promise import INFINITE, expected_of, keeps
 from pilothouse.plan.simulated import Hardware, fleet_of
-from pilothouse.sim.world import Fleet, settle
-from pilothouse.workload.outcomes import Outcome, percentile
+from pilothouse.sim.world import Fleet, Pool, settle
+from pilothouse.workload.goodput import goodput_note
+from pilothouse.workload.outcomes import Objectives, Outcome, Run, percentile
 from pilothouse.workload.requests import Stage, Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
@@ -122,6 +123,35 @@ def _met(outcomes: Sequence[Outcome], percent: int) -> Met:
     return Met(len(outcomes), first, pace)
 
 
+class Trials(msgspec.Struct, frozen=True):
+    """One plan under several loads, ready to be simulated anywhere."""
+
+    plan: Plan
+    jobs: dict[tuple[float, int], Job]  # (load, seed) -> what is simulated
+
+    def run(self, policy: Any, load: float, seed: int, progress: Callable[[float], None]) -> Run:
+        job, plan = self.jobs[load, seed], self.plan
+        general, own = _objectives(plan.objective), {name: _objectives(each) for name, each in plan.classes.items()}
+        notes = [goodput_note(general, own), *map(_said, job.fleet.pools)]
+        setting = Setting(plan.name, general, own, notes=notes, lead=job.lead)
+        return ran(job.fleet, job.workload, policy, setting, load, seed, progress)
+
+
+def _objectives(objective: Objective) -> Objectives:
+    ttft, tpot = (
+        None if limit is None else Micros(round(limit * SECOND)) for limit in (objective.ttft_s, objective.tpot_s)
+    )
+    return Objectives(ttft, tpot)
+
+
+def _said(pool: Pool) -> str:
+    spec = pool.engine
+    room = f"{spec.kv_blocks:,} KV blocks of {spec.block_size} tokens each"
+    times = f"step times {spec.step_time.label}: {spec.step_time.source}"
+    drafts = "" if spec.speculation is None else f"; speculation {spec.speculation.method}, Estimated"
+    return f"pool {pool.name}: {pool.replicas} engines or ranks, each with {room}; {times}{drafts}"
+
+
 def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     """With what the simulation gave; where sums gave something else, that is said."""
     expected = expected_of(plan)
@@ -133,7 +163,7 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     else:
         figures += [("TTFT", expected.ttft_s, done.ttft_s, f"{expected.ttft_s:.3g} s")]
     for name, summed, simulated, said in figures:
-        if simulated and abs(summed / simulated - 1) > TELLING:
+        if simulated and summed < INFINITE and abs(summed / simulated - 1) > TELLING:
             notes.append(f"sums are {summed / simulated - 1:+.0%} off: {name} {said} by sums")
     notes += _class_notes(expected.classes, done.classes)
     few = [f"{name} {met.requests}" for name, met in done.classes.items() if met.requests < CLASS_MIN]
@@ -155,6 +185,9 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         confidence=Confidence.SIMULATED,
         notes=[*notes, *expected.notes],
     )
+    if keeps(plan.objective, made):  # so that much at least
+        most = max(made.requests_per_s_max, made.requests_per_s)
+        made = replace(made, requests_per_s_max=most, utilisation=min(1.0, made.requests_per_s / most) if most else 1.0)
     return replace(plan, expected=made)
 
 

@@ -14,6 +14,7 @@ from pilothouse.perf.models import Model
 from pilothouse.plan.document import Layout
 from pilothouse.plan.memory import UTILISATION, Held, context_bytes, held, sequences
 
+INDEX_SCALE_BYTES = 4  # beside one byte a value: the index is FP8, as vLLM keeps it
 CONTEXTS = (32_768, 131_072, 524_288)
 
 
@@ -29,6 +30,9 @@ class Size(Struct, frozen=True, kw_only=True):
     """The sums of one engine. GB are 1e9 B, GiB 2^30 B."""
 
     model: str
+    parameters_b: float  # [1e9]
+    active_b: float  # that one token uses [1e9]
+    source: str  # of what is known of the model
     gpu: str
     layout: Layout
     precision: str
@@ -39,7 +43,7 @@ class Size(Struct, frozen=True, kw_only=True):
     kv_gb: float  # space for KV, all GPUs together
     kv_token_bytes: float  # growth per token of context, all GPUs together, copies counted
     state_mb: float  # per running sequence, whatever its length, all GPUs together [1e6 B]
-    tokens: int  # of growing KV alone, states and windows left aside
+    tokens: int  # of growing KV alone, states and windows left aside; 0 = none fits, or no layer's KV grows
     sessions: list[Sessions]
     headroom: float | None = None  # of the space, with so many sessions of the first length; below 0 = too many
     refusal: str = ""  # why it cannot start; the sums are then those of what is missing
@@ -73,6 +77,9 @@ def size(
     ]
     return Size(
         model=model.name,
+        parameters_b=model.parameters_b,
+        active_b=model.active_b,
+        source=model.source,
         gpu=gpu.name,
         layout=layout,
         precision=precision.value,
@@ -83,7 +90,7 @@ def size(
         kv_gb=max(0.0, room_gib) * GIB * layout.gpus / 1e9,
         kv_token_bytes=growing * ranks,
         state_mb=state * ranks / 1e6,
-        tokens=int(max(0.0, room_gib) * GIB * layout.dp / growing),
+        tokens=int(max(0.0, room_gib) * GIB * layout.dp / growing) if growing else 0,
         sessions=found,
         headroom=1 - sessions / found[0].sequences if sessions and found and found[0].sequences else None,
         refusal=_refusal(model, gpu, layout, precision, utilisation, parts) if kv_gb is None else "",
@@ -135,6 +142,13 @@ def _notes(
     if copies / layout.dcp > 1:
         notes.append(
             f"TP={layout.tp} keeps the KV {copies / layout.dcp:g} times; decode context parallelism would share it"
+        )
+    if model.index_width:
+        each = round((model.index_width + INDEX_SCALE_BYTES) * model.attention_layers * model.kept_share)
+        share = each / kv_bytes_per_token(model, 1, KV_BYTES[kv_precision])
+        notes.append(
+            f"sparse attention keeps an index of about {each:,} B a token beside the KV, which is in no figure here: "
+            f"{share / (1 + share):.0%} fewer tokens fit"
         )
     if kv_precision == "fp4":
         notes.append("FP4 KV is counted with its scales: 4.5 bits a value; not every engine and GPU has it")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pilothouse import build
 from pilothouse.config.load import read_yaml
@@ -11,14 +12,19 @@ from pilothouse.config.scenario_load import scenario_from_data
 from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.journal import asked as recorded
-from pilothouse.journal.asked import Asked
+from pilothouse.journal.asked import ASIDE, Asked
 from pilothouse.journal.day import read_day
 from pilothouse.journal.log import segments
-from pilothouse.workload.requests import Workload, total_requests
+from pilothouse.plan import prometheus
+from pilothouse.plan.prometheus import address, is_prometheus
+from pilothouse.workload.requests import Stage, Workload, total_requests
 from pilothouse.workload.spec import Recipe
 
 WHERE = "SOURCE"
-KINDS = "a journal's directory, a trace (*.jsonl, *.csv, sessions of agents as *.json) or a workload file (*.yaml)"
+KINDS = (
+    "a journal's directory, a trace (*.jsonl, *.csv, sessions of agents as *.json), a workload file (*.yaml) or "
+    "prometheus:http://HOST:PORT"
+)
 USERS = 10  # who play recorded sessions at a time, where no workload file says how many
 MADE_UP = "the trace does not say what prompts share: conversations are made up, as its workload kind describes"
 
@@ -33,14 +39,20 @@ class Source(msgspec.Struct, frozen=True):
     kv_tokens: int = 0  # that all engines hold together
     token_bytes: int = 0  # KV of one token
     cached_ratio: float | None = None  # of prompt tokens, as engines reported: Measured
+    said: Any = None  # a workload as in a file, where the source itself is none; its `file` is the source
 
 
 def read_source(path: Path, served: str = "", seed: int = 1, load: float = 1.0) -> Source:
-    """`served`: which model of a journal. Raises ConfigError and JournalError."""
+    """`served`: which model of a journal or of Prometheus. Raises ConfigError and JournalError."""
+    if is_prometheus(str(path)):  # as an argument that is a path otherwise
+        data, notes = prometheus.read(prometheus.Wanted(address(str(path)), served))
+        return _made(path, data, notes, seed, load)
     if path.is_dir() and segments(path):
         return _journal(path, served)
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path, seed, load)
+    if path.is_dir() and not any(path.glob("*.json")):
+        raise ConfigError([Problem(WHERE, f"{path} holds neither a journal nor sessions (*.json); it must be {KINDS}")])
     if path.is_dir() or path.suffix == ".json":
         users = {"users": USERS, "count": max(USERS, len(list(path.glob("*.json"))))}
         notes = [f"{USERS} sessions at a time; write a workload file to say otherwise"]
@@ -66,7 +78,7 @@ def _trace(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _made(path: Path, data: dict[str, Any], notes: list[str], seed: int, load: float) -> Source:
     recipe = read_workload(data, path.parent)
-    return Source(path.name, _workload(recipe, path, seed, load), notes)
+    return Source(path.name, _workload(recipe, path, seed, load), notes, said=data)
 
 
 def _yaml(path: Path, seed: int, load: float) -> Source:
@@ -104,13 +116,23 @@ def _journal(path: Path, served: str) -> Source:
     known = all(engine.kv_blocks and engine.block_size for engine in seen)
     return Source(
         path.name,
-        given.workload,
+        _all_count(given.workload),
         [] if known else ["some engines did not say how much they hold"],
         len(seen),
         sum(engine.kv_blocks * engine.block_size for engine in seen) if known else 0,
         max((engine.kv_token_bytes for engine in seen), default=0),
         _cached(given),
     )
+
+
+def _all_count(workload: Workload) -> Workload:
+    """Requests whose end is not known are asked for like the others, and are no class."""
+
+    def counted(stage: Stage) -> Stage:
+        requests = [replace(p, tenant="") if p.tenant == ASIDE else p for p in stage.requests]
+        return replace(stage, requests=requests)
+
+    return replace(workload, stages=[counted(stage) for stage in workload.stages])
 
 
 def _cached(given: Asked) -> float | None:

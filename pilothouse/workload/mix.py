@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import RequestId
-from pilothouse.workload.requests import Planned, Stage, Workload
+from pilothouse.workload.requests import Planned, Stage, Workload, total_requests
 from pilothouse.workload.written import Written
 
 
@@ -47,7 +47,15 @@ def merge(spec: Mix, workloads: list[Workload]) -> Workload:
     for i, model in enumerate(longest.stages):
         parts = [(name, w.stages[i]) for name, w in zip(names, workloads, strict=True) if i < len(w.stages)]
         stages.append(_merged(model, parts))
-    return Workload(longest.model, longest.block_size, stages)
+    return Workload(longest.model, longest.block_size, stages, _day(workloads))
+
+
+def _day(workloads: list[Workload]) -> list[float]:
+    """Of all together, as a share of the time in which all are busy at once. Those that have none are always busy."""
+    parts = max(len(workload.day) for workload in workloads)
+    counts = [total_requests([stage for stage in workload.stages if stage.reported]) for workload in workloads]
+    days = [workload.day or [1.0] * parts for workload in workloads]
+    return [sum(n * day[i] for n, day in zip(counts, days, strict=True)) / max(1, sum(counts)) for i in range(parts)]
 
 
 def _merged(model: Stage, parts: list[tuple[str, Stage]]) -> Stage:

@@ -5,7 +5,7 @@ import msgspec
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import BlockKey, Seconds
 from pilothouse.workload.arrivals import AnyArrivals, Arrivals
-from pilothouse.workload.lengths import Length, checked, draw, within
+from pilothouse.workload.lengths import Length, checked, draw, limits, within
 from pilothouse.workload.requests import Workload
 from pilothouse.workload.sessions import Phase, stages
 from pilothouse.workload.texts import Turn, keys, text
@@ -24,6 +24,7 @@ class OpenLoop(Traffic, frozen=True, tag="open_loop", tag_field="kind"):
     output_tokens: Length = (64, 256)
     prefixes: int = 0  # distinct common beginnings, drawn uniformly; 0 = every prompt is new
     prefix_tokens: int = 0
+    shared_ratio: float = 0.0  # of each prompt's own part: it begins as one text that all begin with, so far
     model: str = "m"
     block_size: int = 16
     phases: list[Phase] = msgspec.field(default_factory=list, name="stages")
@@ -35,6 +36,8 @@ class OpenLoop(Traffic, frozen=True, tag="open_loop", tag_field="kind"):
             Phase(self.rate, self.seconds)  # its rules
         if self.block_size < 1:
             raise ValueError("block_size must be at least 1")
+        if not 0 <= self.shared_ratio < 1 or (self.shared_ratio and self.prefixes):
+            raise ValueError("shared_ratio must be at least 0 and below 1, and is not for workloads with prefixes")
         within(prefixes=self.prefixes, prefix_tokens=self.prefix_tokens)
         checked(prompt_tokens=self.prompt_tokens, output_tokens=self.output_tokens)
 
@@ -42,12 +45,13 @@ class OpenLoop(Traffic, frozen=True, tag="open_loop", tag_field="kind"):
 def generate(spec: OpenLoop, seed: int, load: float = 1.0) -> Workload:
     """`load` multiplies the rate, or the users. The same seed gives the same bytes."""
     size, whole = spec.block_size, spec.prefix_tokens // spec.block_size
+    common = keys(text(f"{seed}/common"), 0, limits(spec.prompt_tokens)[1] // size) if spec.shared_ratio else []
     shared = [keys(text(f"{seed}/prefix/{i}"), 0, whole) for i in range(spec.prefixes)]
 
     def request(number: int) -> list[Turn]:
         luck = stream(seed, f"open_loop/{number}")
         prompt, output = draw(spec.prompt_tokens, luck), draw(spec.output_tokens, luck)
-        head: list[BlockKey] = []
+        head: list[BlockKey] = common[: int(prompt * spec.shared_ratio) // size]
         if shared:
             head = shared[luck.randrange(len(shared))]
             prompt += spec.prefix_tokens

@@ -46,6 +46,7 @@ class Workload(msgspec.Struct, frozen=True):
     model: str
     block_size: int  # tokens
     stages: list[Stage]
+    day: list[float] = []  # rate in equal parts of a time that comes again, as a share of the stages'; empty = always 1
 
 
 def block_keys(content: int, count: int) -> list[BlockKey]:

@@ -42,8 +42,10 @@ class Recipe(msgspec.Struct, frozen=True):
         if load <= 0:
             raise ValueError("load must be above 0")
         made = self._made(seed, load)
-        share = 0.0 if isinstance(self.spec, Mix) else self.spec.constrained  # each part of a mix has its own
-        return constrained(made, share, seed) if share else made
+        if isinstance(self.spec, Mix):  # each part has its own
+            return made
+        made = msgspec.structs.replace(made, day=self.spec.day) if self.spec.day else made
+        return constrained(made, self.spec.constrained, seed) if self.spec.constrained else made
 
     def _made(self, seed: int, load: float) -> Workload:
         match self.spec:

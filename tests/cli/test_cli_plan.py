@@ -9,7 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from pilothouse.cli.app import app
+from pilothouse.config.workload import read_workload
 from pilothouse.plan.document import Confidence, Plan
+from tests.plan.prometheus import prometheus
+from tests.plan.test_plan_inputs import FLEET
+from tests.workload.recipes import azure_rows
 
 WORKLOAD = """
 kind: open_loop
@@ -96,6 +100,38 @@ def test_each_class_is_told_and_the_one_that_broke_is_named(folder: Path) -> Non
     assert code == 0 and "support p90: TTFT 0.3 s" in said and "nightly p95: nothing asked" in said
     code, _, error = run(*words, "--class", "support:ttft=1ms")
     assert code == 1 and "support: TTFT p95" in error
+
+
+def test_lengths_are_enough(folder: Path) -> None:
+    out = folder / "plan.yaml"
+    options = ["--model", "qwen3-32b", "--gpu", "h100", "--gpus", "4", "--no-simulate", "-o", out]
+    words = ["--prompt-tokens", "mean=800,p99=3000", "--output-tokens", "200", "--shared-prefix", "500"]
+    code, said, _ = run(*options, *words, "--rate", "8")
+    assert code == 0 and "as described: 8 requests/s in busy times, 8 in the mean" in said
+    plan = msgspec.convert(yaml.safe_load(out.read_text()), Plan)
+    assert plan.workload["prefix_tokens"] == 500 and plan.workload["stages"][0]["rate"] == 8
+    code, _, error = run(*options, *words, "--rate", "8", "--workload", folder / "work.yaml")
+    assert code == 2 and "--workload: is given, and lengths" in error
+
+
+def test_a_fleet_that_prometheus_knows_is_planned_anew(folder: Path) -> None:
+    with prometheus(FLEET, [1.0, 8.0, 8.0]) as (url, _):
+        options = ["--workload", f"prometheus:{url}", "--window", "3h", "--no-simulate", "-o", folder / "plan.yaml"]
+        code, said, _ = run(folder / "plan-for.yaml", *options)
+    assert code == 0 and "8 requests/s in busy times, 5.67 in the mean" in said and "note: Measured by vLLM" in said
+    again = run(folder / "plan-for.yaml", "--workload", folder / "nowhere.yaml", "--no-simulate")
+    assert again[0] == 2
+    (folder / "frozen.yaml").write_text(yaml.safe_dump(yaml.safe_load((folder / "plan.yaml").read_text())["workload"]))
+    assert run(folder / "plan-for.yaml", "--workload", folder / "frozen.yaml", "--no-simulate")[0] == 0
+
+
+def test_a_bare_trace_stands_in_the_plan_as_a_workload(folder: Path) -> None:
+    (folder / "trace.csv").write_bytes(azure_rows(600))
+    out = folder / "plan.yaml"
+    code, _, _ = run(folder / "plan-for.yaml", "--workload", folder / "trace.csv", "--no-simulate", "-o", out)
+    plan = msgspec.convert(yaml.safe_load(out.read_text()), Plan)
+    assert code == 0 and plan.workload == {"kind": "azure", "file": "trace.csv"}
+    assert read_workload(plan.workload, folder).make(1).stages
 
 
 def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """A configuration that is wrong says everything that is wrong with it, each with its place; nothing else ever escapes."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -277,16 +277,16 @@ def works(config: Config) -> None:
     journal_header(config)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(anything)
 def test_any_data_is_refused_or_works(data: object) -> None:
     accepts(data)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_valid_configuration_with_one_thing_changed_is_refused_or_works(data: st.DataObject) -> None:
-    changed: Any = yaml.safe_load(yaml.safe_dump(VALID))
+    changed: Any = deepcopy(VALID)
     place = changed
     while True:
         steps = list(place) if isinstance(place, dict) else list(range(len(place)))
@@ -303,7 +303,7 @@ def test_a_valid_configuration_with_one_thing_changed_is_refused_or_works(data: 
     accepts(changed)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.text(alphabet=st.sampled_from("ab: -[]{}&*!|>'\"\n#%@`,?0192.e"), max_size=40) | st.text(max_size=20))
 def test_any_text_is_refused_or_works(text: str) -> None:
     try:

@@ -359,7 +359,7 @@ class Fleet(RuleBasedStateMachine):
 
 TestLaws = Fleet.TestCase
 TestLaws.settings = settings(
-    max_examples=250,
+    max_examples=120,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

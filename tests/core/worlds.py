@@ -214,11 +214,14 @@ class World:
         return next(c for c in reversed(self.commands) if isinstance(c, Route))
 
 
+SETTINGS = {"strict": True, "index_blocks_max": 100_000}  # room for 20 million blocks takes a millisecond to make
+
+
 def given(fleet: str, policy: object = "cache_and_load", **settings: Any) -> World:
     """A world with this fleet. `policy` as in the configuration, or a Profile; a policy's bug raises unless `strict`
     is False."""
     chosen = policy if isinstance(policy, Profile) else profile(policy)
-    world = World(Dispatcher(DispatcherSettings(**{"strict": True, **settings}), chosen))
+    world = World(Dispatcher(DispatcherSettings(**(SETTINGS | settings)), chosen))
     described = [part.split() for part in fleet.split("|") if part.strip()]
     for name, *words in described:
         _join(world, name, dict(_word(word) for word in words))

@@ -19,6 +19,10 @@ from pilothouse.perf.memory import Precision, kv_tokens, sequence_bytes
         ("8 x B200", "b200_sxm"),
         ("TPU v6e", "tpu_v6e"),
         ("MI300X", "mi300x"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
+        ("Intel Gaudi 3 OAM", "gaudi3"),
+        ("2x RTX 4090", "rtx_4090"),
+        ("L40", "l40"),
     ],
 )
 def test_gpus_by_the_names_that_people_use(asked: str, found: str) -> None:
@@ -33,6 +37,10 @@ def test_gpus_by_the_names_that_people_use(asked: str, found: str) -> None:
         ("meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"),
         ("deepseek-v3.2", "deepseek-ai/DeepSeek-V3.2"),
         ("Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-30B-A3B"),
+        ("Qwen/Qwen3-235B-A22B-Thinking-2507-FP8", "Qwen/Qwen3-235B-A22B"),
+        ("llama3.1-8b", "meta-llama/Llama-3.1-8B"),
+        ("DEEPSEEK-V3.1", "deepseek-ai/DeepSeek-V3"),
+        ("glm_4_6", "zai-org/GLM-4.5"),
     ],
 )
 def test_models_by_the_names_that_people_use(asked: str, found: str) -> None:
@@ -48,7 +56,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         with pytest.raises(KeyError, match=near):
             model_named(ask)
     with pytest.raises(KeyError, match="h200"):
-        gpu_named("h20")
+        gpu_named("h2000")
     with pytest.raises(KeyError, match="fp8"):
         precision_named("f8")
 

@@ -26,7 +26,7 @@ def test_more_space_or_more_risk_never_fits_fewer(prompt: Length, output: Length
     of = occupancy(prompt, output)
     fit = sequences_that_fit(of, space, risk)
     assert fit <= sequences_that_fit(of, space * 1.5, risk) and fit <= sequences_that_fit(of, space, risk * 2)
-    assert fit * min(of.tokens) <= space
+    assert fit * min(of.sizes) <= space
     assert overflow_probability(of, space, max(1, fit)) <= risk or not fit
     assert overflow_probability(of, space, fit + 1) > risk
 
@@ -36,7 +36,7 @@ def test_more_space_or_more_risk_never_fits_fewer(prompt: Length, output: Length
 def test_what_runs_is_within_what_arrives(prompt: Length, output: Length) -> None:
     of = occupancy(prompt, output)
     assert sum(of.weights) == pytest.approx(1)
-    shifted = occupancy(prompt, output, constant=1000.0)
+    shifted = occupancy(prompt, output, lambda tokens: tokens + 1000)
     assert shifted.mean - of.mean == pytest.approx(1000) and shifted.deviation == pytest.approx(of.deviation, rel=1e-3)
 
 
@@ -44,7 +44,7 @@ def test_fixed_lengths_by_hand() -> None:
     """Between the prompt and prompt + answer, evenly."""
     of = occupancy(1000, 300)
     assert of.mean == pytest.approx(1150) and of.deviation == pytest.approx(300 / 12**0.5, rel=0.01)
-    assert occupancy(1000, 300, shared=800).mean == pytest.approx(350)
+    assert occupancy(1000, 300, lambda tokens: tokens - 800).mean == pytest.approx(350)
 
 
 def test_long_answers_are_more_frequent_among_those_that_run() -> None:

@@ -20,6 +20,7 @@ from pilothouse.plan.document import Confidence, Layout, Plan, PoolPlan
 from pilothouse.plan.plan_file import plan_text, read_plan
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.simulated import fleet_of, hardware_of
+from pilothouse.report.files import read
 from pilothouse.sim.world import Pool
 from pilothouse.workload.requests import Planned
 
@@ -56,8 +57,10 @@ def test_every_request_fits_into_the_context_of_every_engine(name: str) -> None:
 
 
 def test_a_fleet_that_is_overrun_keeps_nothing_and_says_so() -> None:
-    code, (plan,), _ = judged("--blueprint", "chat", "--rate", "60")
-    assert code == 1 and not keeps(plan.objective, expected_of(plan))
+    done = runner.invoke(app, ["plan", "--blueprint", "grid", "--rate", "9", "--no-simulate"])
+    assert done.exit_code == 1
+    assert "grid-small: what it promises is kept" in done.output and "grid-large: not kept: 3." in done.output
+    assert "of 9 requests/s can be served [Estimated]" in done.output
 
 
 def test_the_owned_engines_of_a_hybrid_do_not_bear_its_peak_alone(tmp_path: Path) -> None:
@@ -193,3 +196,15 @@ def test_the_command_lists_explains_judges_and_writes(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     written = sorted(path.name for path in (tmp_path / "grid").iterdir())
     assert written == ["grid-large.yaml", "grid-small.yaml"]
+
+
+def test_a_plan_is_simulated_at_loads_of_what_it_is_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text(plan_text(replace(PLANS["edge"], rate=0.2)))
+    done = runner.invoke(app, ["sim", "plan.yaml", "--json", "runs.json", "--jobs", "1", "--load", "0.5,2"])
+    assert done.exit_code == 0, done.output
+    assert all(words in done.output for words in ("edge [Simulated]", "0.1 req/s", "0.4 req/s", "speculation"))
+    slow, quick = (run.stages[0].summary for run in read(tmp_path / "runs.json").runs)
+    assert slow.achieved_rate == pytest.approx(0.1, rel=0.1) and quick.achieved_rate == pytest.approx(0.4, rel=0.1)

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
 from pilothouse.plan.asks import asks_of
+from pilothouse.plan.division import divisions
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
-from pilothouse.plan.plan_file import plan_text, read_plan
+from pilothouse.plan.plan_file import moved, plan_text, read_plan
 from pilothouse.plan.rehearsal import confirmed, expected_of, job, rehearse
-from pilothouse.plan.search import Question, keeps, search
+from pilothouse.plan.search import Goal, Question, keeps, search
 from pilothouse.workload.mix import Mix, Tenant
 from pilothouse.workload.open_loop import OpenLoop
 from pilothouse.workload.requests import Workload
@@ -120,3 +121,50 @@ def test_a_plan_file_holds_the_classes(tmp_path: Path) -> None:
     path.write_text(plan_text(plan))
     assert read_plan(path) == plan
     assert "classes" not in plan_text(replace(plan, classes={}))
+
+
+def test_paths_of_a_workload_move_with_its_plan() -> None:
+    said = {
+        "kind": "mix",
+        "tenants": [{"name": "a", "workload": "a.yaml"}, {"name": "b", "workload": {"file": "t.csv"}}],
+    }
+    tenants = moved(said, Path("/one/two"), Path("/one"))["tenants"]
+    assert tenants == [{"name": "a", "workload": "two/a.yaml"}, {"name": "b", "workload": {"file": "two/t.csv"}}]
+    assert moved("x.yaml", Path("/one"), Path("/one/two")) == "../x.yaml" and said["tenants"][0]["workload"] == "a.yaml"
+
+
+# --- one fleet for all, or several
+
+BATCH = mixed(
+    support={"rate": 12, "prompt_tokens": (300, 900), "output_tokens": (50, 200)},
+    nightly={"rate": 6, "prompt_tokens": (500, 2000), "output_tokens": (500, 2000)},
+)
+
+
+def asked_of(work: Workload, **classes: Objective) -> Question:
+    return replace(QUESTION, gpus=32, asks=asks_of(work), objective=Objective(), classes=classes)
+
+
+def test_who_waits_for_nobody_is_cheaper_by_himself() -> None:
+    question = asked_of(BATCH, support=Objective(ttft_s=0.2, tpot_s=0.018))
+    found = divisions(question, BATCH)
+    assert [len(division.parts) for division in found] == [2, 1] and found[0].gpus < found[1].gpus
+    for division in found:
+        served = [name for part in division.parts for name in part.classes]
+        assert sorted(served) == ["nightly", "support"]
+        assert division.gpus == sum(part.plan.gpus for part in division.parts)
+    assert found[1].parts[0].plan.pools == search(question).plans[0].pools
+
+
+def test_equal_classes_share_a_fleet() -> None:
+    same = {"rate": 1, "prompt_tokens": (300, 900), "output_tokens": (50, 200)}
+    work = mixed(a=same, b=same, c=same)
+    found = divisions(asked_of(work, a=Objective(ttft_s=0.5, tpot_s=0.04)), work)
+    assert len(found) == 5 and len(found[0].parts) == 1
+    assert all(found[0].cost <= division.cost for division in found)
+
+
+def test_what_cannot_be_divided_is_not() -> None:
+    assert divisions(replace(QUESTION, classes={}), WORK) == []
+    assert divisions(replace(QUESTION, goal=Goal.MAX_GOODPUT), WORK) == []
+    assert divisions(replace(QUESTION, classes={"support": Objective(ttft_s=0.001)}), WORK) == []

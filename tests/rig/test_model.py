@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 from tokenizers import Tokenizer
 
 from rig.model import TINY, tiny_lora, tiny_model
@@ -14,28 +15,32 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def test_same_parameters_same_files(tmp_path: Path) -> None:
-    one, other = tiny_model(tmp_path / "one", SMALL), tiny_model(tmp_path / "other", SMALL)
-    assert one.name == other.name
-    assert files(one) == files(other)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One such model, alone in its directory."""
+    return tiny_model(tmp_path_factory.mktemp("small"), SMALL)
 
 
-def test_other_parameters_other_model(tmp_path: Path) -> None:
-    seeded = msgspec.structs.replace(SMALL, seed=1)
-    one, other = tiny_model(tmp_path, SMALL), tiny_model(tmp_path, seeded)
-    assert one != other
-    assert files(one)["model.safetensors"] != files(other)["model.safetensors"]
+def test_same_parameters_same_files(small: Path, tmp_path: Path) -> None:
+    other = tiny_model(tmp_path, SMALL)
+    assert small.name == other.name
+    assert files(small) == files(other)
 
 
-def test_built_once_and_nothing_half_made_stays(tmp_path: Path) -> None:
-    first = tiny_model(tmp_path, SMALL)
-    written = first.joinpath("config.json").stat().st_mtime_ns
-    assert tiny_model(tmp_path, SMALL).joinpath("config.json").stat().st_mtime_ns == written
-    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+def test_other_parameters_other_model(small: Path, tmp_path: Path) -> None:
+    other = tiny_model(tmp_path, msgspec.structs.replace(SMALL, seed=1))
+    assert small.name != other.name
+    assert files(small)["model.safetensors"] != files(other)["model.safetensors"]
 
 
-def test_lora_fits_its_model(tmp_path: Path) -> None:
-    adapter = tiny_lora(tiny_model(tmp_path, SMALL), tmp_path)
+def test_built_once_and_nothing_half_made_stays(small: Path) -> None:
+    written = small.joinpath("config.json").stat().st_mtime_ns
+    assert tiny_model(small.parent, SMALL).joinpath("config.json").stat().st_mtime_ns == written
+    assert [path.name for path in small.parent.iterdir()] == [small.name]
+
+
+def test_lora_fits_its_model(small: Path, tmp_path: Path) -> None:
+    adapter = tiny_lora(small, tmp_path)
     assert sorted(files(adapter)) == ["adapter_config.json", "adapter_model.safetensors"]
 
 

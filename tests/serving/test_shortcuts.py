@@ -39,7 +39,7 @@ def said(read: Any, raw: bytes) -> tuple[object, ...]:
     return (head.method, head.path, head.query, *framing, fields)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(REQUESTS, st.lists(LINES, max_size=4)), min_size=1, max_size=6), st.data())
 def test_a_reader_with_memory_says_what_the_parser_says(
     heads: list[tuple[bytes, list[bytes]]], data: st.DataObject
@@ -149,7 +149,7 @@ def chunked(parts: list[bytes]) -> bytes:
 BYTES = st.sampled_from([b"", b"\r", b"\n", b"0", b"1", b"-", b"x", b"\r\n"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=6), st.lists(st.integers(0, 300), max_size=12), st.data())
 def test_a_stream_is_heard_alike_however_it_is_cut(parts: list[bytes], cuts: list[int], data: st.DataObject) -> None:
     raw = chunked(parts)
@@ -180,7 +180,7 @@ HEADS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(HEADS, st.binary(max_size=20)), min_size=1, max_size=5), st.data())
 def test_an_engine_with_memory_is_heard_as_one_without(answers: list[tuple[bytes, bytes]], data: st.DataObject) -> None:
     engine = Engine()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.core.commands import Reject, RejectReason
@@ -112,6 +112,7 @@ def test_a_body_is_written_anew_only_where_it_could_be_misread(body: bytes, same
     assert json.loads(found.raw) == found.fields == json.loads(body)
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists), max_size=5

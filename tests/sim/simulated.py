@@ -94,7 +94,7 @@ class Told:
 
 
 def dispatcher(seed: int = 1, policy: str = DEFAULT) -> Dispatcher:
-    return Dispatcher(DispatcherSettings(seed=seed, strict=True), PROFILES[policy])
+    return Dispatcher(DispatcherSettings(seed=seed, strict=True, index_blocks_max=100_000), PROFILES[policy])
 
 
 def small(

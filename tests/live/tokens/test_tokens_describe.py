@@ -54,7 +54,7 @@ def slowly(tokens: ModelTokens, route: str, body: dict[str, Any], lora: tuple[st
 texts = st.lists(st.text(max_size=30), min_size=1, max_size=4)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts, min_size=1, max_size=4), st.sampled_from([None, "salt"]), st.sampled_from([None, ("a", "p")]))
 def test_paths_agree_whatever_is_remembered(
     model: Path, chats: list[list[str]], salt: str | None, lora: tuple[str, str] | None
@@ -180,7 +180,7 @@ def spoiled(value: Any, random: Random) -> Any:
     )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.sampled_from(["chat", "completion", "anthropic", "response"]), st.booleans())
 def test_no_body_is_too_strange(model: Path, seed: int, kind: str, engine: bool) -> None:
     """Whatever a client sends gets a description or a refusal; the engine judges the rest."""

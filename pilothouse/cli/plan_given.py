@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pilothouse.cli.plan_page import write_page
-from pilothouse.cli.plan_question import price_for, question_of
+from pilothouse.cli.plan_question import prices_of, question_of
 from pilothouse.cli.plan_table import show
 from pilothouse.cli.plan_wanted import Asked, Wanted, read_wanted
 from pilothouse.cli.planning import Answer, rehearsed, write_plan
@@ -153,8 +153,8 @@ def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     question, source = question_of(asked)
     classes = plan.classes | question.classes
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
-    prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
-    terms = Terms(question.asks, prices, wanted.follows)
+    prices = prices_of(asked, list(hardware.gpus.values()))
+    terms = Terms(question.asks, prices, question.buying)
     made = promised(replace(plan, classes=classes), hardware, terms)
     if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)

@@ -39,7 +39,7 @@ def write_page(path: Path, question: Question, found: Found, hardware: Hardware)
 
 def front(question: Question, plans: Sequence[Plan]) -> Figure:
     """Nothing below the line costs less for as much."""
-    by_cost = question.price is not None
+    by_cost = bool(expected_of(plans[0]).cost)
     points = sorted(
         (expected_of(p).usd_per_hour if by_cost else float(p.gpus), expected_of(p).requests_per_s_max, titled(p.pools))
         for p in plans

@@ -14,19 +14,24 @@ Assumed, and told:
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import ceil, exp
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pilothouse.perf.gpus import Gpu
 from pilothouse.plan.asks import Asks
 from pilothouse.plan.document import CostLine, Way
-from pilothouse.plan.prices import Price, Prices
+from pilothouse.plan.prices import RESERVED, Price, Prices
 
 DAY_S = 86_400
-ALL_DAY = ("reserved", "reserved_1y", "reserved_3y", "owned")  # is paid for, used or not
+ALL_DAY = (*RESERVED, "owned")  # is paid for, used or not
+BURSTS = ("on_demand", "spot")  # can be let go of
 READ_GB_PER_S = 1.0  # of weights, off a network volume: an assumption
 BEGIN_S = 60.0  # of process, compilation and graphs: an assumption
+KEEP_S = 300.0  # KEDA's cooldownPeriod, where nobody sets it
+SPOT_EXTRA = 0.1  # an assumption
 SLACK = 1e-9  # of a rate: no engine more for it
 EXPONENT_MAX = 700.0  # of a float
 
@@ -38,8 +43,8 @@ class Buying(Struct, frozen=True, kw_only=True):
     burst: str = ""  # term of what comes with the load; "" = none
     follows: int | None = None  # engines of each pool that stay where they follow the load; None = all run all day
     start_s: float | None = None  # until an engine serves; None = estimated
-    keep_s: float = 300.0  # that an idle engine stays: KEDA's cooldownPeriod, where nobody sets it
-    spot_extra: float = 0.1  # of spot hours, bought again: an assumption
+    keep_s: float = KEEP_S  # that an idle engine stays
+    spot_extra: float = SPOT_EXTRA  # of spot hours, bought again
 
 
 class Part(Struct, frozen=True):
@@ -93,13 +98,15 @@ def _lines(part: Part, needed: Needed, buying: Buying, prices: Prices) -> list[C
     base, burst = prices.of(part.gpu, buying.term), prices.of(part.gpu, buying.burst or buying.term)
     if base is None or burst is None:
         return None
+    steady, extra = _extra(buying, buying.term), _extra(buying, buying.burst or buying.term)
     if not buying.burst and buying.follows is None:
-        return [_line(part, "all day", buying.term, base, part.replicas, part.replicas)]
-    extra = _extra(buying, buying.burst or buying.term)
+        return [_line(part, "all day", buying.term, base, part.replicas, part.replicas * steady)]
     shares = uses(part, needed, buying)
-    cheaper = sum(1 for share in shares if base.usd_h <= share * extra * burst.usd_h) if buying.burst else 0
+    cheaper = 0
+    if buying.burst:
+        cheaper = sum(1 for share in shares if steady * base.usd_h <= share * extra * burst.usd_h)
     rest = shares[cheaper:]
-    made = [_line(part, "base", buying.term, base, cheaper, cheaper)] if cheaper else []
+    made = [_line(part, "base", buying.term, base, cheaper, cheaper * steady)] if cheaper else []
     if rest:
         name = "burst" if buying.burst else "following the load"
         made.append(_line(part, name, buying.burst or buying.term, burst, len(rest), sum(rest) * extra))
@@ -147,40 +154,32 @@ def idle_share(needed: Needed, buying: Buying, start_s: float, *, by_request: bo
 
 def ways(parts: Sequence[Part], needed: Needed, buying: Buying, prices: Prices) -> list[Way]:
     """All there are prices for, the cheapest first."""
+    engines = sum(part.replicas for part in parts)
     found: list[Way] = []
-    for how, said in _hows(parts, prices):
-        way = Buying(
-            term=how.term, burst=how.burst, follows=how.follows, start_s=buying.start_s, keep_s=buying.keep_s,
-            spot_extra=buying.spot_extra,
-        )  # fmt: skip
-        made = bought(parts, needed, way, prices)
+    for how, said in _hows(parts, buying, prices):
+        made = bought(parts, needed, how, prices)
         if made is None:
             continue
-        base, all_engines = (
-            sum(line.engines for line in made.lines if line.what == "base"),
-            sum(part.replicas for part in parts),
-        )
-        if how.burst and base in (0, all_engines):
+        base = sum(line.engines for line in made.lines if line.what == "base")
+        if how.burst and base in (0, engines):
             continue  # it is a way of one term
-        words = f"{base} of {all_engines} engines {how.term}, {how.burst} for the rest" if how.burst else said
+        if how.follows is not None and found and made.usd_h >= found[-1].usd_per_hour * (1 - SLACK):
+            continue  # nothing follows
+        words = f"{base} of {engines} engines {how.term}, the rest {how.burst} as needed" if how.burst else said
         found.append(Way(how=words, usd_per_hour=made.usd_h, cold_share=made.cold_share))
     return sorted(found, key=lambda way: way.usd_per_hour)
 
 
-def _hows(parts: Sequence[Part], prices: Prices) -> Iterator[tuple[Buying, str]]:
-    terms = [
-        term
-        for term in ("on_demand", "reserved", "spot", "owned")
-        if all(prices.of(part.gpu, term) is not None for part in parts)
-    ]
-    if prices.given is not None:
-        terms = ["on_demand"]
+def _hows(parts: Sequence[Part], buying: Buying, prices: Prices) -> Iterator[tuple[Buying, str]]:
+    """Each after the one that it is to be cheaper than."""
+    known = ("on_demand",) if prices.given is not None else ("on_demand", "reserved", "spot", "owned")
+    terms = [term for term in known if all(prices.of(part.gpu, term) is not None for part in parts)]
     for term in terms:
-        yield Buying(term=term), f"all {term}, all day"
-        if term not in ALL_DAY:
-            yield Buying(term=term, follows=1), f"all {term}, following the load"
-            yield Buying(term=term, follows=0), f"all {term}, following the load, none when idle"
-    for base in terms:
-        for burst in terms:
-            if base in ALL_DAY and burst not in ALL_DAY:
-                yield Buying(term=base, burst=burst), ""
+        fixed = replace(buying, term=term, burst="", follows=None)
+        yield fixed, f"all {term}, all day"
+        if term in BURSTS:
+            yield replace(fixed, follows=1), f"all {term}, following the load"
+            yield replace(fixed, follows=0), f"all {term}, following the load, none when idle"
+    for base, burst in product(terms, BURSTS):
+        if base in ALL_DAY and burst in terms:
+            yield replace(buying, term=base, burst=burst, follows=None), ""

@@ -12,6 +12,7 @@ from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_name
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens, sequence_bytes
 from pilothouse.perf.step_time import StepTime
+from pilothouse.plan.prices import Prices, public
 from pilothouse.workload.requests import Planned
 
 

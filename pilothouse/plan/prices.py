@@ -94,8 +94,7 @@ class Prices(Struct, frozen=True):
                 (price, quotes.provider, quotes.date)
                 for quotes in one.quotes
                 for kind in (RESERVED if term == "reserved" else (term,))
-                if (price := getattr(quotes, kind).get(gpu.name)) is not None
-                and self.provider in ("", quotes.provider)
+                if (price := getattr(quotes, kind).get(gpu.name)) is not None and self.provider in ("", quotes.provider)
             )
             if found:
                 usd_h, provider, date = found[(len(found) - 1) // 2]
@@ -122,7 +121,9 @@ class Prices(Struct, frozen=True):
             return None
         kilowatts, more = (own.power_w or gpu.power_w) / 1000, sum(part.usd_per_month for part in parts)
         usd_h = (own.capex_usd / months + more) / HOURS_PER_MONTH + kilowatts * pue * usd_per_kwh
-        said = f"{own.capex_usd:,.0f} USD over {months:g} months, {kilowatts:g} kW x PUE {pue:g} x {usd_per_kwh:g} USD/kWh"
+        said = (
+            f"{own.capex_usd:,.0f} USD over {months:g} months, {kilowatts:g} kW x PUE {pue:g} x {usd_per_kwh:g} USD/kWh"
+        )
         monthly = f", {more:g} USD a month" if more else ""
         return Price(usd_h, f"owned: {said}{monthly}")
 

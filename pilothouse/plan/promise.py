@@ -215,5 +215,7 @@ def _cost_notes(terms: Terms, cost: Bought) -> list[str]:
     if any(not line.all_day for line in cost.lines):
         notes.append(f"engines follow the load: {paid / all_gpus:.0%} of the GPUs are paid for in the mean")
     if any(line.term == "spot" for line in cost.lines):
-        notes.append(f"spot: {terms.buying.spot_extra:.0%} of its hours are bought again, as it is taken away: an assumption")
+        notes.append(
+            f"spot: {terms.buying.spot_extra:.0%} of its hours are bought again, as it is taken away: an assumption"
+        )
     return notes

@@ -61,6 +61,7 @@ def settings(config: Config) -> DispatcherSettings:
         sessions_max=limits.sessions,
         index_blocks_max=limits.index_blocks,
         report_stale_us=config.signals.stale_after.us,
+        declared=tuple(dict.fromkeys(model for pool in config.pools if pool.dns is not None for model in pool.models)),
         health=HealthSettings(
             failures_max=health.failures,
             probe_failures_max=health.probe_failures,

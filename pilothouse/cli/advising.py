@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.cli.benching import objectives_of
+from pilothouse.cli.benching import LABELS, objectives_of
 from pilothouse.cli.problems import exits_with_problems
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
@@ -158,7 +158,9 @@ def disaggregate(
 def next_step(
     source: Annotated[
         list[str],
-        typer.Argument(help="journal directory; reports of bench or sim (*.json); or a gateway's control address"),
+        typer.Argument(
+            help="journal directory or a gateway's control address; reports of bench or sim (*.json); or both"
+        ),
     ],
     replicas: Annotated[
         list[int] | None, typer.Option(min=1, help="of each report, in their order; default: as simulations tell")
@@ -170,6 +172,7 @@ def next_step(
     gpu: Annotated[str, typer.Option(help="with --model: also estimate whether a split pays, e.g. h100")] = "",
     tp: TpOption = 1,
     precision: PrecisionOption = "bf16",
+    label: Annotated[str, typer.Option(help="of what a journal recorded: Measured, or Emulated engines")] = "Measured",
     as_json: JsonOption = False,
 ) -> None:
     """What to change next, if anything: the one step of the growth path that a fleet's own figures call for."""
@@ -184,10 +187,12 @@ def next_step(
         problems.append(Problem("--baseline", str(error)))
     if bool(model) != bool(gpu):
         problems.append(Problem("--model" if gpu else "--gpu", "is missing: give both, or none of them"))
+    if label not in LABELS:
+        problems.append(Problem("--label", f"unknown label {label!r}, known: {', '.join(LABELS)}"))
     if problems:
         raise ConfigError(problems)
     machine = Wanted(model, gpu, tp, precision) if model else None
-    advise_next(Asked(source, replicas or [], limits, baseline_us / SECOND, tenants, machine, as_json))
+    advise_next(Asked(source, replicas or [], limits, baseline_us / SECOND, tenants, machine, label, as_json))
 
 
 def _limits(objectives: str, link_latency: str) -> tuple[Objectives, Micros]:

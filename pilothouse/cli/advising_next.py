@@ -16,7 +16,9 @@ from pilothouse.core.units import Micros
 from pilothouse.journal.log import segments
 from pilothouse.plan import observed as reading
 from pilothouse.plan.disaggregate import HEADROOM
-from pilothouse.plan.growth import Advice, Observed, Split, State, Step, advise
+from pilothouse.plan.growth import Advice, State, advise
+from pilothouse.plan.growth_facts import Observed, Split
+from pilothouse.plan.growth_steps import Step
 from pilothouse.plan.machine import Wanted
 from pilothouse.workload.outcomes import Objectives
 
@@ -34,6 +36,7 @@ class Asked(msgspec.Struct, frozen=True):
     baseline_s: float
     tenants: int | None
     machine: Wanted | None  # on which a split is estimated; None = it is not
+    label: str  # of what a journal recorded
     json: bool
 
 
@@ -49,16 +52,32 @@ def advise_next(asked: Asked) -> None:
 
 
 def _observed(asked: Asked) -> Observed:
-    paths = [Path(source) for source in asked.sources]
-    if len(paths) == 1 and paths[0].is_dir() and segments(paths[0]):
-        return reading.of_journal(paths[0], asked.objectives, asked.tenants)
-    if all(path.is_file() for path in paths):
-        return reading.of_reports(paths, asked.replicas, asked.objectives, asked.tenants)
-    source = asked.sources[0].removeprefix("http://").rstrip("/")
-    if len(paths) > 1 or paths[0].exists() or ":" not in source:
-        missing = next((str(path) for path in paths if not path.is_file()), source)
-        raise ConfigError([Problem("SOURCE", f"{missing} is none of these: {KINDS}")])
-    status = ask_gateway(source, "/status")
+    """Reports by themselves, or beside one fleet in service: then they say what more replicas gain."""
+    reports = [Path(source) for source in asked.sources if Path(source).is_file()]
+    others = [source for source in asked.sources if not Path(source).is_file()]
+    if not others:
+        return reading.of_reports(reports, asked.replicas, asked.objectives, asked.tenants)
+    if len(others) > 1:
+        raise ConfigError(
+            [Problem("SOURCE", f"{' and '.join(others)} are two: name one of these, and reports beside it")]
+        )
+    seen = _in_service(asked, others[0])
+    return reading.with_reports(seen, reports, asked.replicas) if reports else seen
+
+
+def _in_service(asked: Asked, source: str) -> Observed:
+    path = Path(source)
+    if path.is_dir() and segments(path):
+        return reading.of_journal(path, asked.objectives, asked.tenants, asked.label)
+    source = source.removeprefix("http://").rstrip("/")
+    if path.exists() or ":" not in source:
+        raise ConfigError([Problem("SOURCE", f"{source} is none of these: {KINDS}")])
+    try:
+        status = ask_gateway(source, "/status")
+    except PilothouseError as error:
+        raise PilothouseError(
+            f"{error}; it must be a gateway's control address (`control` in pilothouse.yaml)"
+        ) from None
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{source}/metrics", timeout=ASK_TIMEOUT_S) as answer:
@@ -74,9 +93,12 @@ def _split(asked: Asked, wanted: Wanted, seen: Observed) -> Split:
         raise ConfigError([Problem("--model", "is of no use with reports: they do not say what each request needs")])
     if asked.objectives.tpot_us is None:
         raise ConfigError([Problem("--objectives", "has no tpot: how large a batch may be depends on it")])
+    if seen.models is not None and len(seen.models) > 1:
+        what = f"the estimate is of one model, and there are {', '.join(seen.models)}: leave --model and --gpu out"
+        raise ConfigError([Problem("--model", what)])
     estimate = given_by(
         disaggregating.Asked(
-            asked.sources[0], wanted, wanted, {}, asked.objectives, LINK_GB_PER_S, LINK_LATENCY_US, HEADROOM, None, 1,
+            seen.asked, wanted, wanted, {}, asked.objectives, LINK_GB_PER_S, LINK_LATENCY_US, HEADROOM, None, 1,
             False, "", 1, 1.0, False,
         )
     ).estimate  # fmt: skip
@@ -90,7 +112,9 @@ def _show(advice: Advice) -> None:
     def line(words: str, style: str = "") -> None:
         console.print(Text(words, style=style), soft_wrap=True)
 
-    line(f"next: {advice.step}", f"bold {style}")
+    unknown = [check for check in advice.checks if check.state is State.UNKNOWN]
+    partly = ", as far as is known" if advice.step is Step.NOTHING and unknown else ""
+    line(f"next: {advice.step}{partly}", f"bold {style}")
     for number in advice.numbers:
         line(f"- {number} [{advice.label}]" if not number.endswith("]") else f"- {number}")
     line(f"change: {advice.change}")
@@ -98,8 +122,8 @@ def _show(advice: Advice) -> None:
     line(f"roll back: {advice.roll_back}")
     line("the path:", "dim")
     for check in advice.checks:
-        said = "; ".join(check.numbers) or "no figures"
+        said = "; ".join([*check.numbers, *([check.why] if check.why else [])]) or "no figures"
         wanted = f"; wanted: {check.missing}" if check.state is State.UNKNOWN else ""
         line(f"  {check.step}: {check.state}: {said}{wanted}", "dim")
     for note in [f"source: {advice.source}", *advice.notes]:
-        line(f"note: {note}", "dim")
+        line(f"note: {note}", "dim" if note.startswith("source") else "")

@@ -28,7 +28,15 @@ from pilothouse.plugins import load_plugins
 DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say that queues grow, and would take long
 BROKEN = 1  # exit status where a promise does not hold
 OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
-OWN = ("model", "gpu", "workload", "classes")  # of one plan: several are not changed alike
+OWN = (
+    "model",
+    "gpu",
+    "workload",
+    "prompt_tokens",
+    "output_tokens",
+    "concurrency",
+    "classes",
+)  # of one plan: several are not changed alike
 
 
 class How(msgspec.Struct, frozen=True):
@@ -68,7 +76,12 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
     if len(plans) > 1 and (mine := [name for name in OWN if name in own]):
         names = ", ".join(plan.name for plan in plans)
         raise ConfigError(
-            [Problem(f"--{mine[0]}", f"for which of {names}? Write the plans with -o and change them there")]
+            [
+                Problem(
+                    f"--{mine[0].replace('_', '-').replace('classes', 'class')}",
+                    f"for which of {names}? Write the plans with -o and change them there",
+                )
+            ]
         )
     if how.out is not None and len(plans) > 1 and how.out.suffix in (".yaml", ".yml"):
         raise ConfigError([Problem("-o", "there are several plans: name a folder")])
@@ -85,7 +98,7 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
             show(one.question, Found([told], []), one.source, why=False)
             Console().print(_verdict(one), soft_wrap=True)
     for one in judged:
-        _write(one, len(judged) > 1, how, Path() if "workload" in own else base)
+        _write(one, len(judged) > 1, how, Path() if _asks_other(own) else base)
     if any(missed(one) for one in judged):
         raise typer.Exit(BROKEN)
 
@@ -100,9 +113,14 @@ def missed(one: Judged) -> list[str]:
         if limit is not None and value > limit and not expected.classes
     ]
     found += [f"an objective of {name}" for name, met in expected.classes.items() if not met.keeps]
-    if expected.requests_per_s < asked:
+    if expected.requests_per_s < asked and one.question.asks.closed is None:
         found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
     return found
+
+
+def _asks_other(own: dict[str, Any]) -> bool:
+    """Whether a workload of one's own is in the place of the plan's."""
+    return any(name in own for name in ("workload", "prompt_tokens", "output_tokens", "shared_prefix", "concurrency"))
 
 
 def _verdict(one: Judged) -> Text:
@@ -137,8 +155,7 @@ def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
         model=own.get("model", plan.model),
         pools=pools,
         objective=objective,
-        workload=str(own["workload"]) if "workload" in own else plan.workload,
-        rate=own.get("rate", None if "workload" in own else plan.rate),
+        rate=own.get("rate", None if _asks_other(own) else plan.rate),
     )
 
 
@@ -147,18 +164,20 @@ def judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     first = plan.pools[0]
     wanted: Wanted = replace(
         given, model=plan.model, gpu=first.gpu, gpus=plan.gpus, gpus_per_node=first.gpus_per_node, rate=plan.rate,
-        workload=plan.workload, precisions=[first.precision], kv_precision=first.kv_precision,
+        workload=given.workload if _asks_other(own) else plan.workload,
+        precisions=[first.precision], kv_precision=first.kv_precision,
     )  # fmt: skip
-    asked = Asked(wanted, Path() if "workload" in own else base, seed=how.seed, at_once=True)
+    asked = Asked(wanted, Path() if _asks_other(own) else base, seed=how.seed, at_once=True)
     question, source = question_of(asked)
     classes = plan.classes | question.classes
+    plan = replace(plan, workload=question.workload)
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
     prices = prices_of(asked, list(hardware.gpus.values()))
     terms = Terms(question.asks, prices, question.buying)
     made = promised(replace(plan, classes=classes), hardware, terms)
-    if question.asks.rate > DOUBT * expected_of(made).requests_per_s_max:
+    if question.asks.rate > (DOUBT if how.simulate else 1.0) * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)
-    if how.simulate and expected_of(made).requests_per_s:
+    if how.simulate and expected_of(made).requests_per_s_max:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)

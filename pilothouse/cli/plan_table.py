@@ -22,6 +22,9 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
     asks = question.asks
     mean = asks.demand
     said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean" if asks.rate else "all at once"
+    if asks.closed is not None:
+        pause = f", {asks.closed.think_s:.3g} s after the last answer" if asks.closed.think_s else ""
+        said = f"{asks.closed.users:.4g} users, each asks when he is answered{pause}"
     lengths = f"{mean.prompt_mean:,.0f} tokens in, {mean.output_mean:,.0f} out in the mean"
     console.print(Text(f"{question.name}: {source.name}: {said}; {lengths}", style="bold"), soft_wrap=True)
     if found.plans:

@@ -14,8 +14,11 @@ from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.units import SECOND
 from pilothouse.plan.buying import KEEP_S, SPOT_EXTRA
+from pilothouse.plan.plan_file import is_plan
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.search import Goal
+
+__all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
 
 
 class ClassWanted(Settings, frozen=True, kw_only=True):
@@ -89,12 +92,6 @@ class Asked(msgspec.Struct, frozen=True):
     seed: int = 1
     page: Path | None = None
     at_once: bool = False  # work that is all there at once is planned for too
-
-
-def is_plan(path: Path) -> bool:
-    """Whether the file is a plan that there is already, and no question. Raises ConfigError."""
-    data = _read(path)
-    return isinstance(data, dict) and "pools" in data
 
 
 def _read(path: Path) -> Any:

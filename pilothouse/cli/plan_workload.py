@@ -10,7 +10,7 @@ from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.step_time import StepTime
 from pilothouse.plan import prometheus
-from pilothouse.plan.asks import Asks, asks_of, by_clock
+from pilothouse.plan.asks import Asks, asks_of, by_clock, closed_of, spread
 from pilothouse.plan.described import workload_of
 from pilothouse.plan.document import Objective
 from pilothouse.plan.prometheus import address, is_prometheus
@@ -18,6 +18,7 @@ from pilothouse.plan.source import Source, read_source
 from pilothouse.workload.requests import Planned
 
 MISSING = "is missing: give a file, a trace, a journal, prometheus:URL, or --prompt-tokens, --output-tokens and --rate"
+BY_CLOCK = "users wait for their answers no more: their requests come at the rate that is asked for, as Poisson's do"
 FOLLOWING = "requests that follow others come as they would if engines served nobody else, in sums and simulation"
 
 
@@ -29,22 +30,30 @@ def missing_workload(wanted: Wanted) -> list[Problem]:
 
 
 def asks_for(asked: Asked, times: StepTime) -> tuple[Source, Asks]:
-    """(requests by the clock, what they ask). `times`: of an engine, for requests that follow others."""
+    """(requests, what they ask). `times`: of an engine, for requests that follow others.
+
+    They come by the clock, unless all of them are of users who wait for each answer, and no rate is asked for.
+    """
     wanted, source_at = asked.wanted, _reader(asked)
 
     def lasts(planned: Planned) -> float:
         return times.p_us * planned.prompt_tokens + times.a_us * planned.output_tokens
 
-    def clocked(load: float) -> Source:
-        found = source_at(load)
-        closed = any(planned.after is not None for stage in found.workload.stages for planned in stage.requests)
-        notes = [*found.notes, *([FOLLOWING] if closed else [])]
-        return replace(found, workload=by_clock(found.workload, lasts), notes=notes)
+    def clocked(found: Source) -> Source:
+        workload = by_clock(found.workload, lasts)
+        if closed is not None:
+            return replace(found, workload=spread(workload, asked.seed), notes=[*found.notes, BY_CLOCK])
+        follows = any(planned.after is not None for stage in found.workload.stages for planned in stage.requests)
+        return replace(found, workload=workload, notes=[*found.notes, *([FOLLOWING] if follows else [])])
 
-    source = clocked(1.0)
-    asks = asks_of(source.workload)
+    first = source_at(1.0)
+    closed = closed_of(first.workload, lasts)
+    source = clocked(first)
+    asks = asks_of(source.workload, closed=closed)
+    if wanted.rate is None and closed is not None:
+        return first, asks
     if wanted.rate is not None:
-        source = clocked(wanted.rate / asks.rate if asks.rate else 1.0)
+        source = clocked(source_at(wanted.rate / asks.rate if asks.rate else 1.0))
         asks = asks_of(source.workload, wanted.rate)
     if not (asks.rate or asked.at_once):
         raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])

@@ -19,7 +19,7 @@ from pilothouse.experiments.pool import cores
 from pilothouse.plan.division import Division, divisions
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import moved, plan_text
-from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.promise import INFINITE, expected_of, keeps
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.search import Found, Question, rank, search
 from pilothouse.workload.requests import Workload
@@ -98,6 +98,8 @@ def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
 def write_plan(path: Path, plan: Plan, base: Path) -> None:
     """A workload's path is relative to the plan's own place."""
     workload = moved(plan.workload, base, path.parent)
+    if plan.expected is not None and max(plan.expected.ttft_s, plan.expected.tpot_s) == INFINITE:
+        plan = msgspec.structs.replace(plan, expected=None)  # some get no answer: there is nothing to expect
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan_text(msgspec.structs.replace(plan, workload=workload)), encoding="utf-8")

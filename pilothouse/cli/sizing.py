@@ -8,21 +8,21 @@ import msgspec
 import typer
 
 from pilothouse.cli.problems import FAILED
+from pilothouse.cli.size_lines import catalogue_lines, layout_lines, lines_of
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, precision_named
-from pilothouse.perf.memory import KV_BYTES
+from pilothouse.perf.memory import KV_BYTES, Precision
 from pilothouse.perf.models import Model
-from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, Chat, chat
+from pilothouse.plan.chat_rule import Chat, chat
 from pilothouse.plan.document import Layout
-from pilothouse.plan.layouts import indivisible
+from pilothouse.plan.layouts import Candidate, Needs, candidates, indivisible
 from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
 from pilothouse.plan.varied import Varied, varied
-from pilothouse.workload.lengths import Length, Lognormal
+from pilothouse.workload.lengths import Length
 
 Found = TypeVar("Found")
-NAME_WIDTH = 22
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     gpu: str
+    gpus: int  # that there are: the rules choose a layout; 0 = the one below
+    nodes: int
+    why: bool
+    long_prompt: str
+    long_context: str
     tp: int
     pp: int
     dp: int
@@ -56,9 +61,17 @@ class Answer(msgspec.Struct, frozen=True):
     size: Size
     varied: Varied | None = None
     chat: Chat | None = None
+    layouts: list[
+        Candidate
+    ] = []  # where the rules were asked: all, those kept first and their choice before all others
 
 
 def size(asked: Asked) -> None:
+    if "list" in (asked.model, asked.gpu):
+        typer.echo("\n".join(catalogue_lines()))
+        return
+    if not asked.gpu:
+        raise _wrong("--gpu", "is missing: a name, or `list` for those that are known")
     model, gpu = find_model(asked.model), find_gpu(asked.gpu)
     precision = (
         _named("--precision", precision_named, asked.precision)
@@ -67,9 +80,15 @@ def size(asked: Asked) -> None:
     )
     if asked.kv_precision not in KV_BYTES:
         raise _wrong("--kv-precision", f"{asked.kv_precision!r} is none of {', '.join(KV_BYTES)}")
-    layout = _layout(asked, model)
+    ways = _by_rules(asked, model, gpu, precision) if asked.gpus else []
+    if ways and not ways[0].kept and not asked.as_json:
+        typer.echo("\n".join(layout_lines(ways, True)))
+    if ways and ways[0].kept:
+        layout, precision = ways[0].layout, ways[0].precision
+    else:
+        layout = _layout(asked, model)
     found = sums(
-        model, gpu, layout, precision, asked.kv_precision, _contexts(asked.contexts), asked.sessions,
+        model, gpu, layout, precision, asked.kv_precision, _contexts("--context", asked.contexts), asked.sessions,
         asked.utilisation, asked.max_num_seqs, asked.kv_gb,
     )  # fmt: skip
     told = None if found.refusal else _varied(asked, model, found)
@@ -77,12 +96,30 @@ def size(asked: Asked) -> None:
     if asked.chat:
         rule = chat(model, gpu, _named("--chat", gpu_named, asked.chat), precision, asked.kv_precision)
     if asked.as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found, told, rule)), indent=2).decode())
-    else:
-        typer.echo("\n".join(_lines(found, told, rule, gpu)))
+        typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found, told, rule, ways)), indent=2).decode())
+    elif not ways or ways[0].kept:
+        typer.echo("\n".join([*layout_lines(ways, asked.why), *lines_of(found, told, rule, gpu)]))
+    if ways and not ways[0].kept:
+        typer.echo(f"pilothouse: {found.model}: no layout of {asked.gpus} {found.gpu} holds it", err=True)
+        raise typer.Exit(FAILED)
     if found.refusal:
         typer.echo(f"pilothouse: {found.model}: {found.refusal}", err=True)
         raise typer.Exit(FAILED)
+
+
+def _by_rules(asked: Asked, model: Model, gpu: Gpu, precision: Precision) -> list[Candidate]:
+    """Raises ConfigError where a layout is given as well."""
+    if given := [f"--{name}" for name in ("tp", "pp", "dp", "dcp") if getattr(asked, name) != 1]:
+        raise _wrong(", ".join(given), "the rules choose where --gpus says how many there are")
+    if asked.gpus % asked.nodes:
+        raise _wrong("--nodes", f"{asked.gpus} GPUs do not make {asked.nodes} equal nodes")
+    needs = Needs(
+        prompt_tokens=max(_contexts("--long-prompt", asked.long_prompt), default=0),
+        context_tokens=max(_contexts("--long-context", asked.long_context), default=0),
+        kv_precision=asked.kv_precision,
+        utilisation=asked.utilisation,
+    )
+    return candidates(model, gpu, asked.gpus, asked.nodes, [precision] if asked.precision else [], needs)
 
 
 def _layout(asked: Asked, model: Model) -> Layout:
@@ -125,91 +162,21 @@ def _recorded(name: str) -> tuple[Sequence[tuple[float, float, float]], str]:
     return pairs, f"{len(pairs):,} requests of {Path(name).name}"
 
 
-def _lines(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> list[str]:
-    held, layout = found.held, found.layout
-    gpus = f"{layout.gpus} x {found.gpu}" if layout.gpus > 1 else found.gpu
-    lines = [f"{found.model} in {found.precision} on {gpus}, KV in {found.kv_precision}  [Estimated]"]
-    active = f", {found.active_b:.4g} of them active" if found.active_b < 0.9 * found.parameters_b else ""
-    lines.append(_line("parameters", f"{found.parameters_b:.4g} billion{active}"))
-    reported = "as CUDA reports it" if gpu.memory_reported else "as the vendor states it"
-    lines += [
-        _line("memory of each GPU", f"{gpu.memory_gib:.1f} GiB, {reported}"),
-        _line("the engine uses", f"{found.memory_gib:.1f} GiB, a share of {found.utilisation:g}"),
-        _line("  weights", f"{held.weights:.1f} GiB"),
-        _line("  working memory", f"{held.activation + held.other:.1f} GiB"),
-        _line("  left for KV", f"{held.kv:.1f} GiB"),
-    ]
-    if found.refusal:
-        return lines
-    lines.append(_line("KV space", f"{found.kv_gb:.1f} GB on all GPUs"))
-    if found.kv_token_bytes:
-        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:g} KiB"))
-    if found.state_mb:
-        lines.append(_line("state of a sequence", f"{found.state_mb:.1f} MB, whatever its length"))
-    lines.append(
-        _line("tokens that fit", f"{found.tokens:,}" if found.kv_token_bytes else "no layer keeps all of them")
-    )
-    lines += [
-        _line(f"sessions at {_tokens(each.context)}", f"{each.sequences:,.1f} of {each.gb:.3g} GB each")
-        for each in found.sessions
-    ]
-    if found.headroom is not None:
-        lines.append(_line("headroom", f"{found.headroom:.0%} of KV space at {_tokens(found.sessions[0].context)}"))
-    lines += _varied_lines(told) if told else []
-    lines += [f"note: {note}" for note in [f"model: {found.source}", *found.notes]]
-    return lines + (_chat_lines(rule) if rule else [])
-
-
-def _varied_lines(told: Varied) -> list[str]:
-    means = f"{told.prompt_tokens:,.0f} + {told.output_tokens:,.0f} tokens in the mean"
-    return [
-        _line("lengths", f"{told.source}; {means}"),
-        _line(
-            "sequences that fit", f"{told.sequences:,}: they need more than there is {told.overflow:.2g} of the time"
-        ),
-        _line("by means alone", f"{told.by_means:,.0f}, which need more {told.overflow_by_means:.2g} of the time"),
-        _line("one of those", f"{told.mean_gb:.3g} GB in the mean, where long answers count as long as they run"),
-    ]
-
-
-def _chat_lines(rule: Chat) -> list[str]:
-    running = min(rule.sequences_kv, rule.sequences_tpot)
-    ours = f"{running:.0f} running (KV holds {rule.sequences_kv:.0f}, 50 ms a token {rule.sequences_tpot})"
-    return [
-        f"{'chat, 800 + 200 tokens':<{NAME_WIDTH}}  {'rule of thumb':<16}  ours",
-        f"{'  prefill GPU':<{NAME_WIDTH}}  {f'{REQUESTS_PER_S:g} requests/s':<16}  {rule.requests_per_s:.0f} requests/s",
-        f"{'  decode GPU':<{NAME_WIDTH}}  {f'{SESSIONS} sessions':<16}  {ours}",
-        f"{'  decode to prefill':<{NAME_WIDTH}}  {f'{DECODERS[0]} to {DECODERS[1]}':<16}  {rule.decoders:.1f}, all busy",
-        *(f"  {line}" for line in rule.differences),
-    ]
-
-
-def _line(name: str, value: str) -> str:
-    return f"{name:<{NAME_WIDTH}}  {value}"
-
-
-def _tokens(count: int) -> str:
-    return f"{count // 1024}k" if count % 1024 == 0 else f"{count:,}"
-
-
-def _contexts(text: str) -> list[int]:
+def _contexts(where: str, text: str) -> list[int]:
     contexts = []
     for word in filter(None, (part.strip().lower() for part in text.split(","))):
         number = word.removesuffix("k")
         if not number.isdigit() or not int(number):
-            raise _wrong("--context", f"{word!r} is not a number of tokens such as 32768 or 32k")
+            raise _wrong(where, f"{word!r} is not a number of tokens such as 32768 or 32k")
         contexts.append(int(number) * (1024 if word.endswith("k") else 1))
     return contexts
 
 
 def _length(where: str, text: str) -> Length:
-    parts = text.replace(",", "").split(":")
-    if not text or len(parts) not in (1, 3) or not all(part.isdigit() and int(part) for part in parts):
-        raise _wrong(where, f"{text!r} is neither a mean nor mean:p99:longest, such as 800 or 800:3000:16000")
-    if len(parts) == 1:
-        return int(parts[0])
+    from pilothouse.plan.described import parsed
+
     try:
-        return Lognormal(mean=int(parts[0]), p99=int(parts[1]), most=int(parts[2]))
+        return parsed(text)[0]
     except ValueError as error:
         raise _wrong(where, str(error)) from None
 

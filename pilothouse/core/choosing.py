@@ -94,6 +94,9 @@ class Chooser:
             return _kept(decider, whole, "its prompt cannot be computed elsewhere")
         if request.splits >= SPLITS_MAX:
             return _kept(decider, whole, "splitting it failed before")
+        reason = decider.keeps(self._side(whole))
+        if reason:
+            return _kept(decider, whole, reason)
         decode = self._decode_known(known)
         partners = [any(_pair(p, d) for p in prefill) for d in decode.endpoints]
         if not any(partners):

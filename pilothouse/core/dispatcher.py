@@ -43,6 +43,7 @@ class DispatcherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     index_blocks_max: int = 20_000_000  # KV blocks remembered
     report_stale_us: Micros = Micros(10 * SECOND)
     why_max: int = 16  # candidates listed in a receipt; 0 = receipts of which nobody will ask for details
+    declared: tuple[str, ...] = ()  # models that the fleet is said to serve: requests wait for their first engine
     strict: bool = False  # a policy's bug raises instead of falling back to least requests
     health: HealthSettings = HealthSettings()
 
@@ -162,7 +163,8 @@ class Dispatcher:
     def _arrived(self, event: events.Arrived) -> list[AnyCommand]:
         assert event.request not in self.requests, f"request {event.request} arrived twice"
         self.retries.arrival()
-        if not self.fleet.serving(event.model) and self.fleet.lacks(event.model):
+        unknown = not self.fleet.serving(event.model) and self.fleet.lacks(event.model)
+        if unknown and event.model not in self.settings.declared:
             return [Reject(event.request, RejectReason.UNKNOWN_MODEL)]
         pinned = self.fleet.endpoints.get(event.pinned) if event.pinned is not None else None
         if event.pinned is not None and (pinned is None or pinned.gone or event.model not in pinned.models):

@@ -140,6 +140,11 @@ class Decider(Policy, frozen=True):
         """Whether a request that cannot be split is refused rather than served whole."""
         return False
 
+    def keeps(self, whole: Side) -> str:
+        """Why a request stays whole, whoever could compute its prompt; empty if that depends on them. Asked first: the
+        endpoints of a split need not be chosen then."""
+        return ""
+
     def decide(self, arrived: Arrived, whole: Side, prefill: Side, decode: Side, handover_us: Micros) -> Split:
         """The choice between `whole` doing all, and `prefill` computing the prompt for `decode`.
 

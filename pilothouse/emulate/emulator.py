@@ -18,6 +18,7 @@ from pilothouse.emulate.filler import Words
 from pilothouse.emulate.life import begin
 from pilothouse.emulate.prompts import Prompts
 from pilothouse.emulate.settings import Settings
+from pilothouse.emulate.transfer import Let
 from pilothouse.live.supervise import supervised
 from pilothouse.sim.engine import Engine
 
@@ -31,8 +32,9 @@ class Emulator:
     """`run` until cancelled. `number` tells the replicas of one process apart."""
 
     def __init__(
-        self, settings: Settings, prompts: Prompts, words: Words, number: int, host: str, port: int, kv_port: int
-    ) -> None:
+        self, settings: Settings, prompts: Prompts, words: Words, number: int, host: str, port: int, kv_port: int,
+        others: dict[str, Let] | None = None,
+    ) -> None:  # fmt: skip
         self.number, self.host, self.port = number, host, port
         self.connections: dict[Connection, None] = {}
         self.hung = False
@@ -40,6 +42,7 @@ class Emulator:
         self.listening = asyncio.Event()
         self.peers: list[Emulator] = [self]  # all of this process, for faults
         self._settings, self._prompts, self._words = settings, prompts, words
+        self._others = {} if others is None else others  # engines of this process, which hand KV to each other
         self._kv_ports = (kv_port, kv_port + 1) if kv_port else (0, 0)
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -101,7 +104,8 @@ class Emulator:
         def address() -> tuple[str, int]:
             return self.host, self.port
 
-        self._life = begin(self._settings, self._prompts, self._words, name, address, self._kv_ports, self._factor())
+        parts = self._settings, self._prompts, self._words
+        self._life = begin(*parts, name, address, self._kv_ports, self._factor(), self._others)
         self._lives, self._dead = self._lives + 1, False
         self._life.generation.faults = self.faults
         if self._life.publisher is not None:

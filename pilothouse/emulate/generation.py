@@ -20,7 +20,7 @@ from pilothouse.emulate.loras import Loras
 from pilothouse.emulate.prompts import INLINE_CHARS, Found, Prompt, Prompts, Read, scope_of
 from pilothouse.emulate.replica import Replica
 from pilothouse.emulate.settings import Settings
-from pilothouse.emulate.transfer import engines_name, fetch_us, handed_over
+from pilothouse.emulate.transfer import engines_name, handed_over
 from pilothouse.emulate.work import Work
 from pilothouse.live.clock import Clock
 from pilothouse.live.tokens.dialect import ID_BYTES, Scope, pack
@@ -113,35 +113,32 @@ class Generation:
             self._loras.number(prompt.scope.lora[0]) if prompt.scope.lora else None,
         )
         work = Work(RequestId(f"{named.id}#{self._requests}"), answer, chain)
-        fetched_us = self._hand_over(work, asked)
+        self._hand_over(work, asked)
         if self.faults.disconnect_rate and self._luck.random() < self.faults.disconnect_rate:
             answer.cut_after = self.faults.disconnect_after
         connection.answer, connection.gone = answer, lambda: replica.cancel(work)
-        replica.submit(work, fetched_us)
+        replica.submit(work)
         answer.begin()
 
-    def _hand_over(self, work: Work, asked: Asked) -> int | None:
-        """Sets what the answer says of its KV; returns how long KV takes to come here, None if none comes."""
-        settings, prompt, answer = self._settings, work.answer.prompt, work.answer
-        if asked.transfer.get("do_remote_decode"):
+    def _hand_over(self, work: Work, asked: Asked) -> None:
+        """Whether its KV is kept for somebody or comes from somebody, and what the answer says of that."""
+        settings, prompt, answer, given = self._settings, work.answer.prompt, work.answer, asked.transfer
+        if given.get("do_remote_decode"):
             host, port = self._address()
-            held = min(self._replica.local_blocks(prompt.keys), (prompt.tokens - 1) // settings.spec.block_size)
+            work.kept_as = engines_name(answer.named.id, answer.named.is_chat, self._requests)
             answer.transfer = handed_over(
-                engines_name(answer.named.id, answer.named.is_chat, self._requests),
+                work.kept_as,
                 prompt.tokens,
-                held * settings.spec.block_size,
                 settings.spec.block_size,
                 settings.wanted.tp,
                 self._engine_id,
                 host,
                 port,
             )
-        if not asked.transfer.get("do_remote_prefill"):
-            return None
-        claimed = asked.transfer.get("remote_num_tokens", prompt.tokens)
+        if not given.get("do_remote_prefill"):
+            return
+        claimed = given.get("remote_num_tokens", prompt.tokens)
         if claimed != prompt.tokens:
             raise Refused(f"kv_transfer_params are of a prompt of {claimed} tokens, this one has {prompt.tokens}", 500)
-        size, here = settings.spec.block_size, self._replica.local_blocks(prompt.keys)
-        work.fetched = (len(prompt.keys) - here) * size  # a block that is not full is computed here
-        answer.shown_cached = int(asked.transfer.get("remote_prefill_cached_tokens") or 0)
-        return fetch_us(prompt.tokens - here * size, settings.kv_bytes, settings.wanted.transfer_gb_per_s)
+        work.handed_by = str(given.get("remote_engine_id")), str(given.get("remote_request_id"))
+        answer.shown_cached = int(given.get("remote_prefill_cached_tokens") or 0)

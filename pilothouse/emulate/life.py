@@ -14,7 +14,7 @@ from pilothouse.emulate.pace import Pace
 from pilothouse.emulate.prompts import Prompts
 from pilothouse.emulate.replica import Replica
 from pilothouse.emulate.settings import Settings
-from pilothouse.emulate.transfer import engine_id
+from pilothouse.emulate.transfer import Let, Link, engine_id
 from pilothouse.live.clock import Clock
 from pilothouse.sim.engine import Engine
 
@@ -42,9 +42,10 @@ class Life:
 
 def begin(
     settings: Settings, prompts: Prompts, words: Words, name: str, address: Callable[[], tuple[str, int]],
-    kv_ports: tuple[int, int], factor: float,
+    kv_ports: tuple[int, int], factor: float, others: dict[str, Let],
 ) -> Life:  # fmt: skip
-    """`name` is another one for each life, so that luck is too. Raises ConfigError if an address is taken."""
+    """`name` is another one for each life, so that luck is too. `others`: engines of this process that hand KV to each
+    other, of which this is one from now on. Raises ConfigError if an address is taken."""
     wanted, clock = settings.wanted, Clock()
     loras = Loras(settings.served, settings.loras)
     publisher = KvPublisher(address()[0], kv_ports, clock.wall_s) if wanted.kv_events else None
@@ -53,7 +54,8 @@ def begin(
     )
     publish = publisher.publish if publisher else None
     engine = Engine(settings.spec, reporting=publish is not None)
-    replica = Replica(engine, Pace(clock, factor), metrics, publish, wanted.queued_max)
+    link = Link(engine_id(wanted.seed, name), wanted.transfer_gb_per_s * 1e3, settings.kv_bytes, others)
+    replica = Replica(engine, Pace(clock, factor), metrics, link, publish, wanted.queued_max)
     luck = stream(wanted.seed, f"emulate/{name}")
-    generation = Generation(settings, prompts, words, replica, loras, luck, address, engine_id(wanted.seed, name))
+    generation = Generation(settings, prompts, words, replica, loras, luck, address, link.engine)
     return Life(settings, prompts, clock, loras, publisher, metrics, replica, generation)

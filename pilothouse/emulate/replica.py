@@ -7,15 +7,18 @@ fires: lateness never adds up. Whatever arrives first ends the steps that are du
 
 import asyncio
 from collections.abc import Callable
-from heapq import heappop, heappush
+from functools import partial
 
-from pilothouse.core.units import BlockKey, Micros, RequestId
+import msgspec
+
+from pilothouse.core.units import Micros, RequestId
 from pilothouse.emulate.accounts import Accounts
 from pilothouse.emulate.errors import Refused
 from pilothouse.emulate.kv_blocks import Chain, KvBlocks
 from pilothouse.emulate.kv_publisher import Event
 from pilothouse.emulate.metrics import EngineMetrics, Gauges
 from pilothouse.emulate.pace import Pace
+from pilothouse.emulate.transfer import LEASE_US, Link
 from pilothouse.emulate.work import Work
 from pilothouse.sim.engine import Engine
 from pilothouse.sim.jobs import Job, Sequence
@@ -32,16 +35,17 @@ class Replica:
         engine: Engine,
         pace: Pace,
         metrics: EngineMetrics,
+        link: Link,
         publish: Callable[[list[Event]], None] | None,
         queued_max: int | None = None,
     ) -> None:
-        self.engine, self.pace, self._accounts = engine, pace, Accounts(metrics, pace)
+        self.engine, self.pace, self._accounts, self._link = engine, pace, Accounts(metrics, pace), link
+        link.others[link.engine] = self.let_go
         self.steps = self.late_steps = self.late_us = self.latest_us = 0  # for status, by the wall
         self._publish, self._queued_max = publish, queued_max
         self._blocks = KvBlocks(engine.spec.block_size)
         self._works: dict[RequestId, Work] = {}
-        self._fetching: list[tuple[int, int, Work]] = []  # heap: (when the KV is here, tie, work)
-        self._fetches = 0
+        self._kept: dict[str, RequestId] = {}  # for other engines, by the name under which they ask
         self._retired: list[Chain] = []
         self._timer: asyncio.TimerHandle | None = None
         self._armed_us = -1
@@ -53,42 +57,42 @@ class Replica:
 
     def check_room(self) -> None:
         """Raises Refused when the queue is full."""
-        if self._queued_max is not None and len(self.engine.waiting) + len(self._fetching) >= self._queued_max:
+        engine = self.engine
+        if self._queued_max is not None and len(engine.waiting) + len(engine.handed) >= self._queued_max:
             self._accounts.rejected()
             what = "The engine is currently busy and cannot accept new requests. Please try again later or on a"
             raise Refused(f"{what} different instance.", 503)
 
-    def submit(self, work: Work, fetch_us: int | None = None) -> None:
-        """Takes a request. `fetch_us`: how long its prompt's KV takes to come from another engine."""
+    def submit(self, work: Work) -> None:
+        """Takes a request."""
         now_us = self._catch_up()
         work.arrived_us = now_us
         self._works[work.id] = work
         if self._publish:
             self._blocks.begin(work.chain)
-        if fetch_us is None:
-            self._start(work, now_us)
-        else:
-            self._fetches += 1
-            heappush(self._fetching, (now_us + fetch_us, self._fetches, work))
+        prompt, tokens = work.answer.prompt, work.answer.plan.tokens
+        output = work.chain.keys[len(prompt.keys) :]
+        job = Job(work.id, prompt.keys, prompt.tokens, tokens, output)
+        job = msgspec.structs.replace(job, handed=work.handed_by is not None, kept=bool(work.kept_as))
+        self.engine.submit(job, now_us)
+        self._note_admitted(now_us)
+        self._arm()
+
+    def let_go(self, name: str) -> None:
+        """Another engine has fetched what was kept for it."""
+        self._let_go(name, self._catch_up())
         self._arm()
 
     def cancel(self, work: Work) -> None:
         """Its client has gone."""
         if self._works.pop(work.id, None) is None:
             return
-        work.cancelled = True
-        now_us = self._catch_up()
-        if work.started:
-            self.engine.abort(work.id, now_us)
+        self.engine.abort(work.id, self._catch_up())
         self._accounts.aborted()
         self._retired.append(work.chain)
         if self.engine.next_step_us() is None:
             self._retire()
         self._arm()
-
-    def local_blocks(self, keys: list[BlockKey]) -> int:
-        """Leading blocks that are here."""
-        return self.engine.store.match(keys, len(keys))[0]
 
     def reset_cache(self) -> bool:
         """Empties the prefix cache, unless somebody uses it, as the engine does."""
@@ -114,10 +118,11 @@ class Replica:
     def gauges(self) -> Gauges:
         now_us = self._catch_up()
         load = self.engine.load(Micros(now_us))
+        deferred = len(self.engine.handed)
         running = list(dict.fromkeys(w.lora for w in self._works.values() if w.lora and w.scheduled_us >= 0))
         waiting = list(dict.fromkeys(w.lora for w in self._works.values() if w.lora and w.scheduled_us < 0))
         return Gauges(
-            load.running, load.waiting, len(self._fetching), load.kv_used_ratio, ",".join(running), ",".join(waiting)
+            load.running, load.waiting - deferred, deferred, load.kv_used_ratio, ",".join(running), ",".join(waiting)
         )
 
     def close(self) -> None:
@@ -125,6 +130,7 @@ class Replica:
         if self._timer is not None:
             self._timer.cancel()
         self._works.clear()
+        self._link.others.pop(self._link.engine, None)
 
     # Time
 
@@ -134,6 +140,7 @@ class Replica:
         self._arm()
 
     def _arm(self) -> None:
+        self._begin_fetches(self._last_us)
         due_us = self._due_us()
         if due_us == self._armed_us:
             return
@@ -147,44 +154,54 @@ class Replica:
 
     def _due_us(self) -> int:
         """What comes next; -1 for nothing."""
-        step_us = self.engine.next_step_us()
-        fetch_us = self._fetching[0][0] if self._fetching else None
-        return min((at_us for at_us in (step_us, fetch_us) if at_us is not None), default=-1)
+        several = self.engine.next_step_us(), self._link.due_us()
+        return min((at_us for at_us in several if at_us is not None), default=-1)
 
     def _catch_up(self, early_us: int = 0) -> Micros:
         """Does all that is due; returns the time."""
         now_us = self.pace.now_us() + int(early_us * self.pace.factor)
         while 0 <= (due_us := self._due_us()) <= now_us:
-            if self._fetching and self._fetching[0][0] == due_us:
-                work = heappop(self._fetching)[2]
-                if not work.cancelled:
-                    self._fetched(work, due_us)
+            if self._link.due_us() == due_us:
+                self._link.do_next()
             else:
                 self._end_step(Micros(due_us), now_us)
+            self._begin_fetches(due_us)
         self._last_us = max(self._last_us, now_us)
         return Micros(self._last_us)
 
     # Work
 
-    def _start(self, work: Work, now_us: int) -> None:
-        answer, prompt = work.answer, work.answer.prompt
-        output = work.chain.keys[len(prompt.keys) :]
-        job = Job(work.id, prompt.keys, prompt.tokens, answer.plan.tokens, output)
-        work.started = True
-        self.engine.submit(job, Micros(now_us))
-        self._note_admitted(now_us)
+    def _begin_fetches(self, now_us: int) -> None:
+        """The engine has made room for prompts whose KV lies elsewhere."""
+        handed, size = self.engine.handed, self.engine.spec.block_size
+        fetches, handed.fetches = handed.fetches, []
+        for job, tokens in fetches:
+            work = self._works.get(job.request)
+            if work is not None:
+                work.fetched = tokens // size * size
+                self._link.fetch(tokens, now_us, partial(self._fetched, work))
 
     def _fetched(self, work: Work, now_us: int) -> None:
-        """The prompt's KV is here: it lies in the cache, so that all but the last block is a hit."""
-        store, keys = self.engine.store, work.answer.prompt.keys
-        held, idle = store.match(keys, len(keys))
-        if len(keys) - held <= store.available - idle:
-            node = store.hold(keys, held)
-            store.take(len(keys) - held)
-            store.release(store.name(node, keys, len(keys)), 0)
-        else:
-            work.fetched = 0  # no room: computed here after all
-        self._start(work, now_us)
+        if work.id not in self.engine.handed.fetching:
+            return  # its client has gone
+        assert work.handed_by is not None
+        self.engine.land(work.id, Micros(now_us))
+        self._note_admitted(now_us)
+        engine, name = work.handed_by
+        if engine in self._link.others:
+            self._link.others[engine](name)
+
+    def _keep(self, work: Work, now_us: int) -> None:
+        """Its blocks stay for the time of the lease."""
+        self._kept[work.kept_as] = work.id
+        lease_us = int(LEASE_US * (self.pace.factor or 1.0))  # by the wall, as the gateway counts it
+        self._link.at(now_us + lease_us, partial(self._let_go, work.kept_as))
+
+    def _let_go(self, name: str, now_us: int) -> None:
+        request = self._kept.pop(name, None)
+        if request is not None:
+            self.engine.let_go(request, Micros(now_us))
+            self._note_admitted(now_us)
 
     def _end_step(self, at_us: Micros, now_us: int) -> None:
         engine, works = self.engine, self._works
@@ -231,7 +248,9 @@ class Replica:
     def _finish(self, work: Work, cached: int, at_us: int) -> None:
         if work.first_us < 0:
             self._unsteady(work, at_us)
-        self._accounts.finished(work, cached, at_us)
+        self._accounts.finished(work, cached + work.fetched, at_us)
+        if work.kept_as:
+            self._keep(work, at_us)
         self._retired.append(work.chain)
         work.answer.end()
 
@@ -255,5 +274,7 @@ class Replica:
         for sequence in fresh:
             work = self._works.get(sequence.job.request)
             if work is not None and work.scheduled_us < 0:
-                work.scheduled_us, work.answer.cached = at_us, sequence.cached
+                work.scheduled_us, work.answer.cached = at_us, sequence.cached + work.fetched
+                if work.kept_as and work.answer.transfer is not None:
+                    work.answer.transfer["remote_prefill_cached_tokens"] = sequence.cached
                 self._accounts.admitted(work, sequence.job.prompt_tokens)

@@ -13,6 +13,7 @@ from pilothouse.emulate.filler import find_words
 from pilothouse.emulate.model_folder import built_in_folder
 from pilothouse.emulate.prompts import Prompts
 from pilothouse.emulate.settings import Settings
+from pilothouse.emulate.transfer import Let
 from pilothouse.live.tokens.dialect import Dialect
 
 Fault = tuple[int | None, Faults]  # of one replica, or of all
@@ -34,11 +35,11 @@ async def emulators(
     prompts = Prompts(folder, Dialect(settings.algorithm, settings.spec.block_size), wanted.max_model_len)
     words = find_words(prompts.tokenizer)
     started: list[Emulator] = []
+    others: dict[str, Let] = {}
     try:
         for i in range(replicas):
-            started.append(
-                Emulator(settings, prompts, words, i, host, port + i if port else 0, kv_port + 2 * i if kv_port else 0)
-            )
+            ports = port + i if port else 0, kv_port + 2 * i if kv_port else 0
+            started.append(Emulator(settings, prompts, words, i, host, *ports, others))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(each.run(), name=f"emulator/{each.number}") for each in started]
             for each in started:

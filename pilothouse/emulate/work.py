@@ -14,13 +14,13 @@ class Work:
     id: RequestId
     answer: Answer
     chain: Chain
-    fetched: int = 0  # prompt tokens whose KV comes from another engine
+    kept_as: str = ""  # its prompt's KV is kept for another engine, which asks for it under this name
+    handed_by: tuple[str, str] | None = None  # who keeps its prompt's KV: the engine, and its name for it
+    fetched: int = 0  # prompt tokens in whole blocks whose KV came from there
     arrived_us: int = 0
     scheduled_us: int = -1
     first_us: int = -1
     token_us: int = -1  # the last token
-    started: bool = False  # the engine knows it
-    cancelled: bool = False
 
     @property
     def lora(self) -> str:

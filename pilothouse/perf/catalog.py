@@ -18,6 +18,7 @@ VARIANT = re.compile(
     r"[-_](instruct|it|chat|base|thinking|preview|hf|bf16|fp16|fp8|fp4|nvfp4|mxfp4|int4|int8|awq|gptq|dynamic|block|quantized|w4a16|"
     r"w8a8|v0\.\d|\d{4})$"
 )
+LISTED_MAX = 40  # names in an error: more nobody reads
 PRECISIONS = {
     "bfloat16": "bf16", "fp16": "bf16", "float16": "bf16", "half": "bf16", "int8": "fp8", "w8a8": "fp8",
     "float8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4", "w4a16": "int4", "awq": "int4", "gptq": "int4",
@@ -95,5 +96,8 @@ def _alike(name: list[str], asked: list[str]) -> int:
 def _unknown(kind: str, name: str, asked: str, names: list[str]) -> str:
     names = list(dict.fromkeys(names))
     near = get_close_matches(asked, names, 3) or [known for known in names if asked and known.startswith(asked)][:3]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
-    return f"unknown {kind} {name!r}, {hint}"
+    if near:
+        return f"unknown {kind} {name!r}, did you mean {' or '.join(map(repr, near))}?"
+    if len(names) > LISTED_MAX:
+        return f"unknown {kind} {name!r}; `pilothouse size --model list` lists the {len(names)} names that are known"
+    return f"unknown {kind} {name!r}, known: {', '.join(names)}"

@@ -144,7 +144,7 @@ def uses(part: Part, needed: Needed, buying: Buying) -> list[float]:
 
 def idle_share(needed: Needed, buying: Buying, start_s: float, *, by_request: bool = False) -> float:
     """Of the time in which nothing runs; of the requests that come then, where asked for those."""
-    stays_s, found, whole = needed.answer_s + buying.keep_s, 0.0, 0.0
+    stays_s, found, whole = min(DAY_S, needed.answer_s + buying.keep_s), 0.0, 0.0  # sums may promise no end
     for rate, share in needed.asks.curve:
         weight = rate * share if by_request else share
         found += weight / (exp(min(EXPONENT_MAX, rate * stays_s)) + rate * start_s)

@@ -10,7 +10,7 @@ Between and beyond percentiles logarithms of lengths go as those of a lognormal 
 
 import re
 from bisect import bisect_right
-from math import exp, log, sqrt
+from math import ceil, exp, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -108,7 +108,7 @@ def spelled(length: Length) -> Any:
 def stage_of(rate: float) -> dict[str, Any]:
     """One of as many requests as tell something of percentiles."""
     requests = min(REQUESTS_MAX, max(REQUESTS_MIN, rate * SECONDS))
-    return {"rate": rate, "duration": f"{max(1, round(requests / rate * 1e6))}us"}
+    return {"rate": rate, "duration": f"{ceil(requests / rate)}s"}
 
 
 def _stage(rate: float | None, users: int | None) -> dict[str, Any]:

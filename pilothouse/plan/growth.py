@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from pilothouse.plan.growth_facts import Observed
+from pilothouse.plan.growth_steps import DOING, Step
+
 REQUESTS_MIN = 1000  # ten requests lie beyond the 99th percentile: with fewer it is the luck of a few
 BASELINE_S = 24 * 3600.0  # of a fleet in service: load has a daily cycle, and half of one is not what it will be
 GAIN_MIN = 0.9  # of each further replica's worth: 1.8 times with two, as the growth path has it
@@ -19,18 +22,9 @@ SATURATED = (
 LOW = (
     8.0  # sequences: so few leave a GPU's arithmetic idle while weights are read, which is what drafts are checked with
 )
+OFTEN = 0.9  # of the time: what is so more often is called stable
+FAILED_MAX = 0.01  # of the requests: beyond, the figures are of those that got through
 CACHE_AWARE = ("marginal_cost", "cache_and_load")  # policies that know what engines hold
-
-
-class Step(StrEnum):
-    """What to do next."""
-
-    BASELINE = "baseline"
-    ROUTING = "routing"
-    DISAGGREGATE = "disaggregate"
-    SPECULATE = "speculate"
-    GRID = "grid"
-    NOTHING = "nothing"
 
 
 class State(StrEnum):
@@ -41,74 +35,13 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
-class Scaling(Struct, frozen=True):
-    """What replicas gave at their limit: output tokens per second."""
-
-    one: float
-    many: float
-    replicas: int
-    saturated: bool  # in both, less was served than offered
-
-    @property
-    def gain(self) -> float:
-        return self.many / self.one if self.one else 0.0
-
-
-class Phase(Struct, frozen=True):
-    """The 90th percentile of a time, and what it should be. Seconds."""
-
-    p90_s: float
-    limit_s: float | None
-
-    @property
-    def strain(self) -> float | None:
-        """1 = just as asked for."""
-        return None if self.limit_s is None else self.p90_s / self.limit_s
-
-
-class Concurrency(Struct, frozen=True):
-    """Requests that run at a time on one engine."""
-
-    mean: float
-    p90: float | None  # over samples; None = only the mean is known
-
-
-class Split(Struct, frozen=True):
-    """What `plan/disaggregate.py` estimates for this load on this hardware."""
-
-    pays: bool
-    verdict: str
-
-
-class Observed(Struct, frozen=True, kw_only=True):
-    """What is known of a fleet. None = the source does not say."""
-
-    source: str
-    label: str  # Measured, Emulated, Simulated
-    is_service: bool  # it shows a fleet in service, which a benchmark does not
-    seconds: float
-    requests: int
-    engines: int | None = None
-    policy: str | None = None  # of routing; "" = one of the user's own
-    hit_ratio: float | None = None  # of prompt tokens
-    scaling: Scaling | None = None
-    ttft: Phase | None = None
-    tpot: Phase | None = None
-    is_split: bool | None = None
-    split: Split | None = None
-    concurrency: Concurrency | None = None
-    speculates: bool | None = None
-    models: list[str] | None = None  # one name for each class of engines
-    tenants: int | None = None
-    notes: list[str] = []
-
-
 class Check(Struct, frozen=True):
     """One rule, and the figures it was judged by."""
 
     step: Step
     state: State
     numbers: list[str]
+    why: str = ""  # in words, where numbers do not say it
     missing: str = ""  # how to learn what is not known
 
 
@@ -134,50 +67,20 @@ def advise(seen: Observed, baseline_s: float = BASELINE_S) -> Advice:
     first = next((check for check in checks if check.state is State.APPLIES), None)
     step = Step.NOTHING if first is None else first.step
     numbers = [number for check in checks for number in check.numbers] if first is None else first.numbers
-    change, verify, roll_back = DONE[step]
-    return Advice(seen.source, seen.label, step, numbers, change, verify, roll_back, checks, seen.notes)
+    doing = DOING[step]
+    verify = doing.verify.format(source=seen.asked)
+    notes = [*_warnings(seen), *seen.notes]
+    return Advice(seen.source, seen.label, step, numbers, doing.change, verify, doing.roll_back, checks, notes)
 
 
-DONE = {  # step -> what to change, how to verify, how to roll back
-    Step.BASELINE: (
-        "nothing yet: keep this fleet as it is and go on measuring",
-        "ask again when the figures above are reached; `pilothouse up` with a journal records all that is needed",
-        "there is nothing to undo",
-    ),
-    Step.ROUTING: (
-        ("routing: `policy: marginal_cost`, which knows what each engine's cache holds; engines keep their flags, but for "
-        "--enable-prefix-caching and KV events, without which holdings are assumed"),
-        ("before: `pilothouse sim` of the workload with both policies, or `pilothouse replay JOURNAL --policy marginal_cost`. "
-        "After: the same bench on one and on all replicas; the gain per replica and the hit rate must have risen"),
-        ("the policy's old name in pilothouse.yaml, then restart the gateway: engines are not touched, no request is lost "
-        "that was not in flight"),
-    ),
-    Step.DISAGGREGATE: (
-        ("one pool into two: prefill and decode on engines of their own (`role` and `connector` in pools), as many of each "
-        "as `pilothouse advise disaggregate` says, and only if it says yes after its trial"),
-        ("before: `pilothouse advise disaggregate SOURCE --model M --gpu G --objectives ...`. After: the same bench; the "
-        "phase that missed its objective must meet it, the other must still"),
-        "`role: both` for all engines, or `decider: never` in the policy: then nothing is split, whatever the roles",
-    ),
-    Step.SPECULATE: (
-        "engines: speculative decoding with the method and number of tokens that `pilothouse advise speculative` names",
-        ("before: `pilothouse advise speculative SOURCE --model M --gpu G`. After: TPOT at this load must have fallen, and "
-        "accepted / drafted of `pilothouse status` be what the advice rests on"),
-        "start engines without --speculative-config: answers are the same, only their pace is not",
-    ),
-    Step.GRID: (
-        ("topology: one pool for each class of models behind one gateway, each tenant with its own objectives, as in "
-        "the blueprint `grid`"),
-        ("before: `pilothouse sim` of the blueprint with your classes. After: each tenant's percentiles by itself; none "
-        "may be worse than before"),
-        "the former pools' configuration: models and engines are the same, only who serves whom changes",
-    ),
-    Step.NOTHING: (
-        "nothing: no figure calls for a change, and one without a reason costs what it costs",
-        "ask again when load, models or objectives have changed",
-        "there is nothing to undo",
-    ),
-}  # fmt: skip
+def _warnings(seen: Observed) -> list[str]:
+    """What matters more than any step of the path."""
+    sent = seen.requests + seen.failed
+    if seen.failed > FAILED_MAX * sent:
+        return [
+            f"{seen.failed:,} of {sent:,} requests failed: find out why before anything else; figures are of the others"
+        ]
+    return []
 
 
 def _baseline(seen: Observed, baseline_s: float) -> Check:
@@ -201,73 +104,90 @@ def _routing(seen: Observed) -> Check:
     if seen.hit_ratio is not None:
         numbers.append(f"{seen.hit_ratio:.1%} of prompt tokens came from caches")
     if seen.policy in CACHE_AWARE:
-        return Check(step, State.NOT, [*numbers, "it knows what caches hold already"])
+        return Check(step, State.NOT, numbers, "it knows what caches hold already")
     if found is None:
         if seen.engines == 1:
-            return Check(step, State.NOT, [*numbers, "one engine: there is nothing to choose"])
+            return Check(step, State.NOT, numbers, "one engine: there is nothing to choose")
         missing = "reports of one replica and of several, at a load that one cannot carry: --replicas 1 --replicas 2"
-        return Check(step, State.UNKNOWN, numbers, missing)
+        return Check(step, State.UNKNOWN, numbers, missing=missing)
     if found.gain >= GAIN_MIN * found.replicas:
         return Check(step, State.NOT, numbers)
     if not found.saturated:
         missing = "the same at a higher load: they served nearly all that was offered, so this is not their limit"
-        return Check(step, State.UNKNOWN, numbers, missing)
-    return Check(step, State.APPLIES, numbers)
+        return Check(step, State.UNKNOWN, numbers, missing=missing)
+    untold = "reports do not say how it is routed: if by marginal_cost already, name the gateway as well to be told"
+    return Check(step, State.APPLIES, numbers, untold if seen.policy is None else "")
 
 
 def _disaggregate(seen: Observed) -> Check:
     step, numbers = Step.DISAGGREGATE, list[str]()
     if seen.is_split:
-        return Check(step, State.NOT, ["prefill and decode have engines of their own already"])
+        return Check(step, State.NOT, numbers, "prefill and decode have engines of their own already")
     if seen.ttft is None or seen.tpot is None:
-        return Check(
-            step, State.UNKNOWN, numbers, "times of requests: a journal, bench reports or a gateway with traffic"
-        )
+        missing = "times of requests: a journal, bench reports or a gateway with traffic"
+        return Check(step, State.UNKNOWN, numbers, missing=missing)
     for name, phase, unit in (("TTFT", seen.ttft, "prefill"), ("TPOT", seen.tpot, "decode")):
         limit = "" if phase.limit_s is None else f" of {_time(phase.limit_s)} allowed"
         numbers.append(f"{name} p90 {_time(phase.p90_s)}{limit} ({unit})")
     prefill, decode = seen.ttft.strain, seen.tpot.strain
     if prefill is None or decode is None:
-        return Check(step, State.UNKNOWN, numbers, "both objectives: --objectives ttft=2s,tpot=50ms")
+        return Check(step, State.UNKNOWN, numbers, missing="both objectives: --objectives ttft=2s,tpot=50ms")
     if seen.split is not None:
         numbers.append(f"estimate for this load: {seen.split.verdict} [Estimated]")
     if prefill <= 1 and decode <= 1:
-        return Check(step, State.NOT, [*numbers, "both phases meet their objective"])
+        return Check(step, State.NOT, numbers, "both phases meet their objective")
     if prefill > 1 and decode > 1:
-        return Check(step, State.NOT, [*numbers, "both phases miss it: that is want of engines, not of balance"])
+        why = "both phases miss it: that is want of engines, not of balance"
+        return Check(step, State.NOT, numbers, why)
+    if seen.overload:
+        why = "that is want of engines, not of balance: measure at a load that they carry"
+        return Check(step, State.NOT, [*numbers, seen.overload], why)
     if seen.split is not None and not seen.split.pays:
         return Check(step, State.NOT, numbers)
-    return Check(step, State.APPLIES, [*numbers, "one phase misses its objective while the other has room"])
+    return Check(step, State.APPLIES, numbers, "one phase misses its objective while the other has room")
 
 
 def _speculate(seen: Observed) -> Check:
+    step = Step.SPECULATE
     if seen.speculates:
-        return Check(Step.SPECULATE, State.NOT, ["engines speculate already"])
+        return Check(step, State.NOT, [], "engines speculate already")
     if seen.concurrency is None:
-        return Check(
-            Step.SPECULATE, State.UNKNOWN, [], "requests running per engine: a journal, or --replicas of a report"
-        )
+        missing = "requests running per engine: a journal, a gateway, or --replicas of a report"
+        return Check(step, State.UNKNOWN, [], missing=missing)
     mean, p90 = seen.concurrency.mean, seen.concurrency.p90
-    numbers = [f"{mean:.1f} requests run on an engine in the mean" + ("" if p90 is None else f", {p90:.1f} at p90")]
-    numbers.append(f"low is up to {LOW:g}, and stable if it is so 90 % of the time")
+    at_p90 = "" if p90 is None else f", {p90:.3g} at p90"
+    numbers = [
+        f"{mean:.3g} requests run on an engine in the mean{at_p90}; low is up to {LOW:g}, {OFTEN:.0%} of the time"
+    ]
     if mean > LOW or (p90 is not None and p90 > LOW):
-        return Check(Step.SPECULATE, State.NOT, numbers)
-    if p90 is None:
-        return Check(Step.SPECULATE, State.UNKNOWN, numbers, "whether it is always so: a journal has samples over time")
-    return Check(Step.SPECULATE, State.APPLIES, numbers)
+        return Check(step, State.NOT, numbers)
+    if p90 is None and mean > (1 - OFTEN) * LOW:
+        return Check(step, State.UNKNOWN, numbers, missing="whether it is always so: a journal has samples over time")
+    why = (
+        ""
+        if p90 is not None
+        else f"a mean of {mean:.2g} cannot be above {LOW:g} more than {mean / LOW:.0%} of the time"
+    )
+    return Check(step, State.APPLIES, numbers, why)
 
 
 def _grid(seen: Observed) -> Check:
     numbers = (
-        [] if seen.models is None else [f"{len(seen.models)} class(es) of models: {', '.join(seen.models) or '-'}"]
+        []
+        if seen.models is None
+        else [f"{_count(len(seen.models), 'class', 'classes')} of models: {', '.join(seen.models) or '-'}"]
     )
-    numbers += [] if seen.tenants is None else [f"{seen.tenants} tenant(s)"]
+    numbers += [] if seen.tenants is None else [_count(seen.tenants, "tenant", "tenants")]
     if (seen.models is not None and len(seen.models) < 2) or (seen.tenants is not None and seen.tenants < 2):
         return Check(Step.GRID, State.NOT, numbers)
     if seen.models is None or seen.tenants is None:
         missing = "which models: a journal or a gateway" if seen.models is None else "how many tenants: --tenants"
-        return Check(Step.GRID, State.UNKNOWN, numbers, missing)
+        return Check(Step.GRID, State.UNKNOWN, numbers, missing=missing)
     return Check(Step.GRID, State.APPLIES, numbers)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _hours(seconds: float) -> str:

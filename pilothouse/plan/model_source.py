@@ -4,8 +4,11 @@ GPUs likewise: the catalogue, or a YAML entry of one's own. An entry has the fie
 """
 
 import json
+import socket
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, model_named, precision_named
@@ -17,6 +20,7 @@ POSITIVE = {
     Model: ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "parameters_b", "active_b"),
     Gpu: ("memory_gib", "bandwidth_tbps", "bf16_tflops", "link_gbps"),
 }
+HUB_TIMEOUT_S = 5
 QUANTISED = ("nvfp4", "mxfp4", "fp4", "fp8", "awq", "gptq", "w4a16", "int4", "w8a8", "int8")  # in names of checkpoints
 
 Entry = TypeVar("Entry", Model, Gpu)
@@ -120,13 +124,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _from_hub(name: str, unknown: str) -> dict[str, Any]:
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         hint = "the hub is asked once `pip install pilothouse[hub]` is done"
         raise ConfigError([Problem("--model", f"{unknown}; {hint}")]) from None
     try:
-        return _read(Path(hf_hub_download(name, "config.json", etag_timeout=5)))
+        cached = try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return _read(Path(cached))
+        _reach(urlsplit(hf_hub_url(name, "config.json")).hostname or "")
+        return _read(Path(hf_hub_download(name, "config.json", etag_timeout=HUB_TIMEOUT_S)))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError([Problem("--model", f"{unknown}; the hub did not give its config.json: {said}")]) from None
+
+
+def _reach(host: str) -> None:
+    """Raises OSError at once where there is no network: the hub's own client tries for half a minute."""
+    if not getproxies():
+        with socket.create_connection((host, 443), HUB_TIMEOUT_S):
+            pass

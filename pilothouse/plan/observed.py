@@ -6,23 +6,28 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.core.events import Role
 from pilothouse.core.units import SECOND
 from pilothouse.journal.day import CANCELLED, Day, Engine, read_day
-from pilothouse.plan.growth import SATURATED, Concurrency, Observed, Phase, Scaling
+from pilothouse.plan.growth import SATURATED
+from pilothouse.plan.growth_facts import Concurrency, Observed, Phase, Scaling
 from pilothouse.report import files
-from pilothouse.workload.outcomes import Objectives, Run, StageRun, percentile, spread
+from pilothouse.workload.outcomes import Objectives, Run, StageRun, Summary, percentile, spread
 
 TTFT = "pilothouse_time_to_first_token_seconds"
 GAP = "pilothouse_inter_token_latency_seconds"
+REQUESTS = "pilothouse_requests_total"
+FAILED = ("failed", "refused", "rejected")  # outcomes of requests that were not served
+QUEUED_MIN = 0.5  # of the time: more than bursts explain
 TOTAL = "pilothouse_request_duration_seconds"
 
 
-def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
-    """Raises JournalError. All models together: what is asked is about the fleet."""
+def of_journal(path: Path, limits: Objectives, tenants: int | None, label: str = "Measured") -> Observed:
+    """Raises JournalError. All models together: what is asked is about the fleet. label: of engines that were emulated."""
     day = read_day(path)
     done = [ask for ask in day.asks if ask.end_us is not None and ask.error in ("", CANCELLED)]
     first = [(ask.first_us - ask.arrived.at_us) for ask in done if ask.first_us is not None]
@@ -36,8 +41,9 @@ def of_journal(path: Path, limits: Objectives, tenants: int | None) -> Observed:
     engines = day.there
     gone = len(day.engines) - len(engines)
     return Observed(
-        source=path.name, label="Measured", is_service=True, seconds=(day.last_us - day.first_us) / SECOND,
-        requests=len(done), engines=len(engines), policy=_policy(day),
+        source=str(path), label=label, is_service=True, seconds=(day.last_us - day.first_us) / SECOND,
+        requests=len(done), failed=sum(ask.error not in ("", CANCELLED) for ask in day.asks),
+        overload=_queued(engines), asked=str(path), engines=len(engines), policy=_policy(day),
         hit_ratio=sum(d.cached_tokens or 0 for d in counted) / prompt if prompt else None,
         ttft=_phase(first, limits.ttft_us), tpot=_phase(paces, limits.tpot_us),
         is_split=any(engine.seen.role is not Role.BOTH for engine in engines),
@@ -58,6 +64,12 @@ def _policy(day: Day) -> str | None:
 def _running(engines: Sequence[Engine]) -> Concurrency | None:
     values = sorted(float(report.running) for engine in engines for report in engine.reports)
     return Concurrency(fmean(values), percentile(values, 0.9)) if values else None
+
+
+def _queued(engines: Sequence[Engine]) -> str:
+    waits = [report.waiting > 0 for engine in engines for report in engine.reports]
+    share = sum(waits) / len(waits) if waits else 0.0
+    return f"requests wait in {share:.0%} of the engines' load reports" if share >= QUEUED_MIN else ""
 
 
 def _phase(values_us: Sequence[float], limit_us: int | None) -> Phase | None:
@@ -85,17 +97,47 @@ def of_reports(paths: Sequence[Path], replicas: Sequence[int], limits: Objective
     now, count = runs[-1], counts[-1]
     stages = now.stages
     top = _busiest(now)
-    notes = ["of several stages, percentiles are those of the one with most output"] if len(stages) > 1 else []
+    notes = _said(paths, runs)
+    notes += ["of several stages, percentiles are those of the one with most output"] if len(stages) > 1 else []
     own = len({tenant: None for stage in stages for tenant in stage.tenants})
     policy = now.name if now.label == "Simulated" else None
     summary = top.summary
     return Observed(
         source=", ".join(path.name for path in paths), label=now.label, is_service=False,
-        seconds=sum(stage.summary.seconds for stage in stages), requests=sum(stage.summary.requests for stage in stages),
+        seconds=sum(stage.summary.seconds for stage in stages),
+        requests=sum(stage.summary.requests - stage.summary.refused for stage in stages),
+        failed=sum(stage.summary.refused for stage in stages), overload=_overload(summary),
         engines=count or None, policy=policy, hit_ratio=summary.hit_ratio, scaling=_scaling(runs, counts),
         ttft=Phase(summary.ttft.p90, _seconds(limits.ttft_us)), tpot=Phase(summary.tpot.p90, _seconds(limits.tpot_us)),
         concurrency=_concurrent(top, count), tenants=tenants or own or None, notes=notes,
     )  # fmt: skip
+
+
+def with_reports(seen: Observed, paths: Sequence[Path], replicas: Sequence[int]) -> Observed:
+    """What a fleet in service shows, and beside it what reports say that more replicas gain."""
+    told = of_reports(paths, replicas, Objectives(), None)
+    source = f"{seen.source}; {told.source}"
+    return replace(seen, scaling=told.scaling, source=source, notes=[*seen.notes, *told.notes])
+
+
+def _said(paths: Sequence[Path], runs: Sequence[Run]) -> list[str]:
+    """What a reader must know of each, and of both together."""
+    notes = [
+        f"{path.name}: {note}" for path, run in zip(paths, runs, strict=True) for s in run.stages for note in s.notes
+    ]
+    scenarios = list(dict.fromkeys(run.scenario for run in runs))
+    if len(scenarios) > 1:
+        notes.append(
+            f"what replicas gain is told by the same workload on each; these are called {', '.join(scenarios)}"
+        )
+    labels = list(dict.fromkeys(run.label for run in runs))
+    return notes + ([f"reports are of different kinds: {', '.join(labels)}"] if len(labels) > 1 else [])
+
+
+def _overload(summary: Summary) -> str:
+    if summary.achieved_rate >= SATURATED * summary.offered_rate:
+        return ""
+    return f"{summary.achieved_rate:.3g} of {summary.offered_rate:.3g} requests/s were served"
 
 
 def _only_run(path: Path) -> Run:
@@ -145,10 +187,12 @@ def of_gateway(source: str, status: Any, metrics: str, date: str, limits: Object
     metrics   to /metrics, with the answer's Date header in `date`
     """
     totals: dict[str, float] = {}
+    failed = 0.0
     buckets: dict[str, dict[float, float]] = {TTFT: {}, GAP: {}}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+            failed += sample.value if sample.name == REQUESTS and sample.labels.get("outcome") in FAILED else 0.0
             if sample.name.removesuffix("_bucket") in buckets and "le" in sample.labels:
                 counts = buckets[sample.name.removesuffix("_bucket")]
                 edge = float(sample.labels["le"])
@@ -162,9 +206,10 @@ def of_gateway(source: str, status: Any, metrics: str, date: str, limits: Object
     engines = [e for e in status["endpoints"] if e["state"] != "gone"]
     prompt = totals.get("pilothouse_prompt_tokens_total", 0.0)
     busy = totals.get(f"{TOTAL}_sum", 0.0) / seconds / len(engines) if engines else 0.0
+    emulated = any("emulated" in str(e.get("version", "")) for e in engines)
     return Observed(
-        source=source, label="Measured", is_service=True, seconds=seconds,
-        requests=round(totals.get(f"{TOTAL}_count", 0.0)), engines=len(engines), policy=status["policy"],
+        source=source, label="Emulated" if emulated else "Measured", is_service=True, seconds=seconds, asked=source,
+        requests=round(totals.get(f"{TOTAL}_count", 0.0)), failed=round(failed), engines=len(engines), policy=status["policy"],
         hit_ratio=totals.get("pilothouse_cached_tokens_total", 0.0) / prompt if prompt else None,
         ttft=_bucketed(buckets[TTFT], limits.ttft_us), tpot=_bucketed(buckets[GAP], limits.tpot_us),
         is_split=any(e["role"] != Role.BOTH for e in engines), concurrency=Concurrency(busy, None) if engines else None,

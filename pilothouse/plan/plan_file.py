@@ -8,7 +8,7 @@ import msgspec
 import yaml
 
 from pilothouse.config.convert import convert
-from pilothouse.config.load import read_yaml
+from pilothouse.config.load import read_documents
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Plan
 
@@ -17,11 +17,38 @@ VERSION = 1
 
 def read_plan(path: Path) -> Plan:
     """Raises ConfigError with every problem found."""
+    plans = read_plans(path)
+    if len(plans) > 1:
+        raise ConfigError([Problem(str(path), f"holds {len(plans)} plans, and one is wanted")])
+    return plans[0]
+
+
+def read_plans(path: Path) -> list[Plan]:
+    """Of a file with a YAML document for each. Raises ConfigError with every problem found in the first that has one."""
+    documents = [data for data in read_documents(_text(path), str(path)) if data is not None]
+    if not documents:
+        raise ConfigError([Problem(str(path), "is empty")])
+    return [_plan(data, path) for data in documents]
+
+
+def is_plan(path: Path) -> bool:
+    """Whether it is meant to be one, right or wrong."""
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        documents = read_documents(_text(path), str(path))
+    except ConfigError:
+        return False
+    return all(isinstance(data, dict) and {"model", "pools"} <= data.keys() for data in documents)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
+
+
+def _plan(data: Any, path: Path) -> Plan:
     problems: list[Problem] = []
     plan = convert(Plan, data, "", problems)
     if plan is not None and plan.version != VERSION:

@@ -13,7 +13,7 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import precision_named
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
-from pilothouse.plan.asks import Asks
+from pilothouse.plan.asks import Asks, settled
 from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_seconds, ways
 from pilothouse.plan.costs import bill, cached_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, CostLine, Expected, Objective, Plan
@@ -22,6 +22,7 @@ from pilothouse.plan.memory import weights_gib
 from pilothouse.plan.prices import Prices
 from pilothouse.plan.simulated import Hardware, engines_of
 
+MIDDLE = 50  # the percentile that stands for the mean
 INFINITE = float("inf")
 
 
@@ -49,7 +50,12 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     """
     asks = terms.asks
     engines = engines_of(plan, hardware, asks.demand.context_mean)
-    state = _state(plan, fleets_of(plan, engines), asks, capped=capped)
+    fleets = fleets_of(plan, engines)
+    asks = settled_at(fleets, asks)
+    terms = replace(terms, asks=asks)
+    state = _state(plan, fleets, asks, capped=capped)
+    if not state.rate:
+        raise ConfigError([Problem("objective", "is missed by one request alone: no rate can be promised")])
     if not asks.rate:
         terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
     rate = state.rate if state.rate < asks.rate else plan.rate
@@ -90,6 +96,20 @@ def fleets_of(plan: Plan, engines: Sequence[Engine]) -> list[Fleet]:
     return [*fleets, *(Fleet(made[Role.DECODE][0], prefill) for prefill in made[Role.PREFILL])]
 
 
+def settled_at(fleets: Sequence[Fleet], asks: Asks) -> Asks:
+    """Users who wait for their answers ask as fast as these fleets let them; else what was asked."""
+    room = [fleet.serving.lanes * fleet.serving.engine.kv_tokens for fleet in fleets]
+
+    def takes(rate: float) -> float:
+        found = 0.0
+        for fleet, own in zip(fleets, room, strict=True):
+            load = load_at(fleet, asks, rate * own / sum(room), MIDDLE)
+            found += own / sum(room) * (load.ttft_us + load.tpot_us * asks.demand.output_mean) / 1e6
+        return found
+
+    return settled(asks, takes)
+
+
 def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> _State:
     percentile, limits, rate = plan.objective.percentile, limits_us(plan.objective), asks.rate
     classes = by_class(asks, plan.classes, plan.objective)
@@ -102,7 +122,7 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     found = [rate_max(f, asks, percentile, limits, at.hit_ratio, classes) for f, at in zip(fleets, loads, strict=True)]
     highest = sum(most for most, _ in found)
     shares = [most / highest if highest else 1 / len(found) for most, _ in found]
-    if not rate or (capped and highest < rate):
+    if not rate or (capped and 0 < highest < rate):
         rate = highest
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from pilothouse.build import ENGINES_TAKE, Setting, played, ran
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
-from pilothouse.core.units import SECOND, Micros
-from pilothouse.plan.asks import CELL_REQUESTS, Asks
+from pilothouse.core.units import SECOND, Micros, RequestId
+from pilothouse.plan.asks import CELL_REQUESTS, Asks, by_clock, spread, users_of
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.promise import INFINITE, expected_of, keeps
 from pilothouse.plan.simulated import Hardware, fleet_of
@@ -44,6 +44,9 @@ class Job(msgspec.Struct, frozen=True):
     percentile: int
     seed: int
     lead: int  # requests that come before caches and batches are as they stay, and do not count
+    closed: bool = (
+        False  # users ask when they are answered: what is sent after the first of them is done does not count
+    )
     classes: dict[str, Objective] = {}  # by tenant, where one has its own
 
 
@@ -57,6 +60,7 @@ class Rehearsed(msgspec.Struct, frozen=True):
     output_per_s: float
     hit_ratio: float
     at_once: bool = False
+    closed: bool = False  # users asked as they were answered
     classes: dict[str, "Met"] = {}
 
 
@@ -72,17 +76,28 @@ Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes i
 
 
 def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: int = 1, load: float = 1.0) -> Job:
-    """`workload`: one by the clock. `load`: of the rate that the plan promises to serve."""
+    """What shows what the plan promises.
+
+    workload   one by the clock, or a closed loop, whose requests come by the clock where it is asked for at another load
+    load       of the rate that the plan promises to serve
+    """
     expected = expected_of(plan)
     rate = expected.requests_per_s * load
     under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
-    asked, lead = trimmed(workload, counted, lead if asks.rate else 0)
-    if asks.rate:  # else all are there at once
+    closed = asks.closed is not None and load == 1
+    if asks.closed is not None and not closed:
+        workload = by_clock(workload, lambda p: (expected.ttft_s + expected.tpot_s * p.output_tokens) * SECOND)
+        workload = spread(workload, seed)
+    if closed:
+        asked = looped(workload, counted + lead)
+    else:
+        asked, lead = trimmed(workload, counted, lead if asks.rate else 0)
+    if asks.rate and not closed:  # else all are there at once
         asked = paced(asked, lead, rate)
     fleet = fleet_of(plan, hardware, asks.demand.context_mean, asked.block_size)
     objectives = {name: plan.classes.get(name, plan.objective) for name in expected.classes}
-    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead, objectives)
+    return Job(fleet, plan.policy, asked, plan.objective.percentile, seed, lead, closed, objectives)
 
 
 def rehearse(job: Job) -> Rehearsed:
@@ -90,6 +105,9 @@ def rehearse(job: Job) -> Rehearsed:
     rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
     reported = [result for result in driver.results if result.stage.reported]
+    if job.closed:
+        for result in reported:
+            result.outcomes = while_all_ask(result.stage, result.outcomes)
     outcomes = [outcome for result in reported for outcome in settle(result, job.lead)]
     served, met = [outcome for outcome in outcomes if not outcome.refused], _met(outcomes, job.percentile)
     classes = {
@@ -110,6 +128,7 @@ def rehearse(job: Job) -> Rehearsed:
         output_per_s=sum(outcome.output_tokens for outcome in served) / seconds if seconds else 0.0,
         hit_ratio=sum(outcome.cached_tokens for outcome in served) / prompts if prompts else 0.0,
         at_once=at_once,
+        closed=job.closed,
         classes=classes,
     )
 
@@ -157,10 +176,10 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     expected = expected_of(plan)
     notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
     figures = [("TPOT", expected.tpot_s, done.tpot_s, f"{expected.tpot_s * 1e3:.3g} ms")]
-    if done.at_once:  # who comes last waits for all others: sums do not know of an end
+    if done.at_once or done.closed:  # how fast requests come is a result
         figures += [("requests/s", expected.requests_per_s, done.requests_per_s, f"{expected.requests_per_s:.3g}")]
-        expected = _at_rate(expected, done.requests_per_s)
-    else:
+        expected = _at_rate(expected, done)
+    if not done.at_once:  # who comes last waits for all others: sums do not know of an end
         figures += [("TTFT", expected.ttft_s, done.ttft_s, f"{expected.ttft_s:.3g} s")]
     for name, summed, simulated, said in figures:
         if simulated and summed < INFINITE and abs(summed / simulated - 1) > TELLING:
@@ -191,12 +210,16 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     return replace(plan, expected=made)
 
 
-def _at_rate(expected: Expected, rate: float) -> Expected:
+def _at_rate(expected: Expected, done: Rehearsed) -> Expected:
     """Costs are shared by as many requests as are served."""
+    rate = done.requests_per_s
+    most = rate if done.at_once else max(rate, expected.requests_per_s_max)
     dearer = expected.requests_per_s / rate if rate else 1.0
     shared = ("usd_per_m_input", "usd_per_m_cached", "usd_per_m_output", "usd_per_m")
     costs = {name: getattr(expected, name) * dearer for name in shared}
-    return replace(expected, requests_per_s=rate, requests_per_s_max=rate, **costs)
+    return replace(
+        expected, requests_per_s=rate, requests_per_s_max=most, utilisation=rate / most if most else 1.0, **costs
+    )
 
 
 def _class_notes(sums: Mapping[str, ClassExpected], done: Mapping[str, Met]) -> list[str]:
@@ -227,6 +250,28 @@ def trimmed(workload: Workload, counted: int, lead: int) -> tuple[Workload, int]
     kept = best.requests[begin : first + counted]
     kept = [replace(p, arrival_us=Micros(p.arrival_us - kept[0].arrival_us)) for p in kept]
     return replace(workload, stages=[*warm, replace(best, requests=kept)]), first - begin
+
+
+def looped(workload: Workload, requests: int) -> Workload:
+    """What warms up, and of the stage with most users the first so many requests, twice as many as there are users at least."""
+    warm = [replace(stage, requests=stage.requests[:WARM_MAX]) for stage in workload.stages if not stage.reported]
+    best = max(workload.stages, key=lambda stage: stage.reported * users_of(stage))
+    begun = [i for i, planned in enumerate(best.requests) if planned.after is None]
+    least = 2 * (begun[-1] + 1)  # whoever begins last is among them, and so is what follows
+    return replace(workload, stages=[*warm, replace(best, requests=best.requests[: max(requests, least)])])
+
+
+def while_all_ask(stage: Stage, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those sent before the first of the users had nothing more to ask."""
+    whose: dict[RequestId, RequestId] = {}
+    for planned in stage.requests:
+        whose[planned.request] = planned.request if planned.after is None else whose[planned.after]
+    done_us: dict[RequestId, int] = {}
+    for outcome in outcomes:
+        user = whose[outcome.request]
+        done_us[user] = max(done_us.get(user, 0), outcome.end_us)
+    first = min(done_us.values(), default=0)
+    return [outcome for outcome in outcomes if outcome.sent_us <= first]
 
 
 def _busiest(times: Sequence[int], counted: int, lead: int) -> tuple[int, float]:

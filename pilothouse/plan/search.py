@@ -20,7 +20,7 @@ from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates, described
 from pilothouse.plan.prices import Prices
-from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised
+from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised, settled_at
 from pilothouse.plan.simulated import Hardware
 
 CONNECTOR = "nixl"
@@ -243,8 +243,8 @@ def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
 
 def _why_not(question: Question, fleet: Fleet) -> str:
     """Why the objectives break at the rate that is planned for; "" = they hold."""
-    rate, percentile = question.asks.rate, question.objective.percentile
-    load = load_at(fleet, question.asks, rate, percentile, classes=question.by_class)
+    asks, percentile = settled_at([fleet], question.asks), question.objective.percentile
+    load, rate = load_at(fleet, asks, asks.rate, percentile, classes=question.by_class), asks.rate
     if load.breaks is not None:
         return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
     if question.by_class:

@@ -79,8 +79,8 @@ class Never(Decider, frozen=True):
 
     name: ClassVar[str] = "never"
 
-    def decide(self, arrived: Arrived, whole: Side, prefill: Side, decode: Side, handover_us: Micros) -> Split:
-        return Split(self.name, False, "no prompt is computed elsewhere", 0, 0, handover_us)
+    def keeps(self, whole: Side) -> str:
+        return "no prompt is computed elsewhere"
 
 
 @deciders.register("threshold")
@@ -95,11 +95,13 @@ class Threshold(Decider, frozen=True):
         if self.uncached_tokens < 0:
             raise ValueError("uncached_tokens must not be negative")
 
+    def keeps(self, whole: Side) -> str:
+        uncached, least = whole.uncached_tokens, self.uncached_tokens
+        return f"{uncached} tokens to compute, below {least}" if uncached < least else ""
+
     def decide(self, arrived: Arrived, whole: Side, prefill: Side, decode: Side, handover_us: Micros) -> Split:
-        uncached = whole.uncached_tokens
-        split = uncached >= self.uncached_tokens
-        reason = f"{uncached} tokens to compute, {'at least' if split else 'below'} {self.uncached_tokens}"
-        return Split(self.name, split, reason, 0, 0, handover_us)
+        reason = f"{whole.uncached_tokens} tokens to compute, at least {self.uncached_tokens}"
+        return Split(self.name, True, reason, 0, 0, handover_us)
 
 
 def _times_us(arrived: Arrived, whole: Side, prefill: Side, handover_us: Micros) -> tuple[float, float]:

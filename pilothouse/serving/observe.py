@@ -239,7 +239,12 @@ class Metrics(Collector):
         yield from self._endpoints()
         dispatcher, index = self._dispatcher, self._dispatcher.index.stats()
         yield _gauge("pilothouse_requests_in_flight", "Requests in flight or waiting.", len(dispatcher.requests))
-        yield _gauge("pilothouse_requests_waiting", "Requests that no endpoint can take.", len(dispatcher.waiting.line))
+        waiting = GaugeMetricFamily(
+            "pilothouse_requests_waiting", "Requests that no endpoint can take.", labels=["model"]
+        )
+        for model, line in dispatcher.waiting.lines.items():
+            waiting.add_metric([model], line.count)
+        yield waiting
         yield _gauge("pilothouse_index_blocks", "KV blocks in the prefix index.", index.blocks)
         yield _gauge("pilothouse_policy_failures", "Policy errors contained since start.", dispatcher.policy_failures)
         loops = GaugeMetricFamily("pilothouse_loop_failures", "Background loop failures since start.", labels=["loop"])

@@ -28,6 +28,7 @@ class Flight:
     submitted: bool = False  # the engine has it
     split: Route | None = None  # while somebody else computes its prompt: where it goes afterwards
     source: tuple[EndpointId, RequestId] | None = None  # after that: who computed it, under which name
+    reused: int | None = None  # prompt tokens that were cached over there: what engines tell of such requests
     first_us: Micros | None = None  # when the client had its first token
 
 

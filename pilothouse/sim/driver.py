@@ -255,7 +255,7 @@ class Driver:
         if sent:
             kind = FailureKind.BROKEN if kind is FailureKind.CLOSED else kind
             self.clients.end(flight, 0, kind.value)
-        prefill, flight.split, flight.source = flight.split is not None, None, None
+        prefill, flight.split, flight.source, flight.reused = flight.split is not None, None, None, None
         flight.endpoint = flight.job = None
         failed = Failed(self.now_us, flight.planned.request, kind, sent, prefill)
         self._tell(self.gateways[flight.gateway], failed)
@@ -315,6 +315,7 @@ class Driver:
         if flight is None:
             return  # nobody waits for it any more
         flight.split = flight.source = None
+        cached = cached if flight.reused is None else flight.reused
         self.clients.end(flight, cached, error)
         now_us, request = self.agenda.now_us, flight.planned.request
         done = Finished(now_us, request, job.prompt_tokens, cached, job.output_tokens)

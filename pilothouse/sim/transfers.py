@@ -43,17 +43,17 @@ class Transfers:
         self.fetched = 0  # transfers that arrived
 
     def prefilled(self, what: tuple[Host, Job, int]) -> None:
-        """The gateway has the prefill's answer and sends the request on."""
+        """The gateway has the prefill's answer; it lets in who waited for that, and then sends the request on."""
         host, job, cached = what
         driver = self._driver
         flight = driver.jobs.pop(job.request, None)
         if flight is None or flight.split is None:
             return  # given up meanwhile; the lease will free the blocks
         route, flight.split, flight.source = flight.split, None, (host.id, job.request)
+        flight.reused = cached
         flight.endpoint = flight.job = None
-        done = PrefillDone(driver.now_us, flight.planned.request, job.prompt_tokens, cached)
+        driver.tell(flight.gateway, PrefillDone(driver.now_us, flight.planned.request, job.prompt_tokens, cached))
         driver.send(flight, route, handed=True)
-        driver.tell(flight.gateway, done)
         assert flight.job is not None
         until_us = driver.now_us + driver.delays.handover_us_max
         driver.agenda.push(until_us, Rank.TELL, self._give_up, (flight, flight.job.request))

@@ -21,6 +21,7 @@ from pilothouse.emulate.filler import Words, find_words
 from pilothouse.emulate.model_folder import built_in_folder
 from pilothouse.emulate.prompts import Prompts
 from pilothouse.emulate.settings import Settings, Wanted, settle
+from pilothouse.emulate.transfer import Let
 from pilothouse.live.clock import Clock
 from pilothouse.live.directory import Directory
 from pilothouse.live.tokens.dialect import Dialect
@@ -52,12 +53,10 @@ def model(wanted: Wanted, folder: Path) -> Model:
     return Model(settings, prompts, find_words(prompts.tokenizer))
 
 
-def pool(engines: int) -> dict[str, Any]:
-    """Of a configuration: the engines e-0, e-1, ... as `fleet` starts them."""
-    return {
-        "name": "e",
-        "endpoints": [{"url": f"http://{ENGINES}:{FIRST_PORT + i}", "name": f"e-{i}"} for i in range(engines)],
-    }
+def pool(engines: int, name: str = "e", first: int = 0, **more: Any) -> dict[str, Any]:
+    """Of a configuration: the engines e-0, e-1, ... as `fleet` starts them. `first`: how many other pools have."""
+    urls = [f"http://{ENGINES}:{FIRST_PORT + first + i}" for i in range(engines)]
+    return {"name": name, "endpoints": [{"url": url, "name": f"{name}-{i}"} for i, url in enumerate(urls)], **more}
 
 
 class OwnIds:
@@ -89,10 +88,11 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(loop: VirtualLoop, hub: Hub, config: Config, kind: Model, network_us: int) -> AsyncIterator[Fleet]:
-    """All of it, while the block runs. As many engines as the configuration's first pool names, and its workers."""
+    """All of it, while the block runs. As many engines as the configuration's pools name, and its workers."""
     loop.network.delay_us[ENGINES] = network_us
-    clock, count = Clock(), len(config.pools[0].endpoints)
-    engines = [Emulator(kind.settings, kind.prompts, kind.words, i, ENGINES, FIRST_PORT + i, 0) for i in range(count)]
+    clock, others, parts = Clock(), dict[str, Let](), (kind.settings, kind.prompts, kind.words)
+    count = sum(len(pool.endpoints) for pool in config.pools)
+    engines = [Emulator(*parts, i, ENGINES, FIRST_PORT + i, 0, others) for i in range(count)]
     picker = Picker(config, clock, None)
     told: list[tuple[AnyEvent, list[AnyCommand]]] = []
     picker.driver.watchers.append(lambda event, commands, took_us: told.append((event, commands)))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pilothouse.cli.app import app
 from pilothouse.config.workload import read_workload
 from pilothouse.plan.document import Confidence, Plan
+from tests.journal.days import conversations, record
 from tests.plan.prometheus import prometheus
 from tests.plan.test_plan_inputs import FLEET
 from tests.workload.recipes import azure_rows
@@ -87,10 +88,17 @@ def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None
     code, said, _ = run(folder / "plan-for.yaml", "--no-simulate", "--page", page)
     text = page.read_text()
     assert code == 0 and f"page: {page}" in said
-    assert all(
-        words in text for words in ("Pareto front", "activation", "TTFT p95 [s]", "TPOT p95 [ms]", "not TP=1, bf16")
+    wanted = (
+        "Pareto front",
+        "KV of running requests",
+        "TTFT p95 [s]",
+        "TPOT p95 [ms]",
+        "all day",
+        "not TP=1, bf16",
+        "planned for",
     )
-    assert text.count("<script") >= 4 and " src=" not in text
+    assert all(words in text for words in wanted)
+    assert "Other ways to buy fleet 1" in text and " src=" not in text
 
 
 MIX = """
@@ -122,6 +130,16 @@ def test_lengths_are_enough(folder: Path) -> None:
     assert code == 2 and "--workload: is given, and lengths" in error
 
 
+def test_a_plan_is_judged_by_another_workload(folder: Path) -> None:
+    out, again = folder / "plan.yaml", folder / "again.yaml"
+    assert run(folder / "plan-for.yaml", "--no-simulate", "-o", out)[0] == 0
+    words = ["--prompt-tokens", "300", "--output-tokens", "100", "--concurrency", "8", "--no-simulate"]
+    code, said, _ = run(out, *words, "-o", again)
+    plan = msgspec.convert(yaml.safe_load(again.read_text()), Plan)
+    assert code == 0 and "8 users, each asks when he is answered; 300 tokens in, 100 out" in said
+    assert plan.workload["stages"][0]["users"] == 8 and plan.rate is None
+
+
 def test_a_fleet_that_prometheus_knows_is_planned_anew(folder: Path) -> None:
     with prometheus(FLEET, [1.0, 8.0, 8.0]) as (url, _):
         options = ["--workload", f"prometheus:{url}", "--window", "3h", "--no-simulate", "-o", folder / "plan.yaml"]
@@ -140,6 +158,29 @@ def test_a_bare_trace_stands_in_the_plan_as_a_workload(folder: Path) -> None:
     plan = msgspec.convert(yaml.safe_load(out.read_text()), Plan)
     assert code == 0 and plan.workload == {"kind": "azure", "file": "trace.csv"}
     assert read_workload(plan.workload, folder).make(1).stages
+
+
+CONFIG = {  # Qwen/Qwen3-8B, as published
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 12288,
+    "vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_a_directory_with_config_json_and_a_journal_are_enough(folder: Path) -> None:
+    """Nothing of the catalogue but the GPU: what runs, and what was asked of it."""
+    (folder / "mine").mkdir()
+    (folder / "mine" / "config.json").write_text(json.dumps(CONFIG))
+    record(folder / "day", conversations(60))
+    out = folder / "plan.yaml"
+    options = ["--model", folder / "mine", "--gpu", "h100", "--gpus", "2", "--workload", folder / "day"]
+    code, said, _ = run(*options, "--ttft-p95", "500ms", "--tpot-p95", "40ms", "-o", out)
+    plan = msgspec.convert(yaml.safe_load(out.read_text()), Plan)
+    assert code == 0 and "day: " in said and plan.model == str(folder / "mine") and plan.workload == "day"
+    assert plan.expected is not None and plan.expected.confidence is Confidence.SIMULATED
+    assert plan.expected.ttft_s <= 0.5 and plan.expected.tpot_s <= 0.04
+    code, _, error = run(*options, "--served-name", "other")
+    assert code == 2 and "--served-name: nobody asked for 'other', but for: m" in error
 
 
 def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
@@ -161,13 +202,14 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--term", "owned", "--follows", "0"], "--follows: owned capacity is paid for all day"),
         (["--ttft-p95", "soon"], "ttft"),
         (["--workload", "nowhere.yaml"], "cannot read"),
+        (["--workload", Path(__file__).parent], "holds neither a journal nor sessions"),
         (["--class", "support:ttft=1s"], "classes.support: is no tenant of the workload, which has none"),
         (["--class", "support:ttft"], "--class: 'support:ttft' is not of this form"),
         (["--class", "support:tttft=1s"], "classes.support.tttft: unknown field, did you mean 'ttft'?"),
         (["--class", "support:ttft=soon"], "classes.support.ttft: 'soon' is not a duration"),
     ],
 )
-def test_a_slip_is_named(words: list[str], said: str, folder: Path) -> None:
+def test_a_slip_is_named(words: list[str | Path], said: str, folder: Path) -> None:
     code, _, error = run(folder / "plan-for.yaml", "--no-simulate", *words)
     assert code == 2 and said in error
 

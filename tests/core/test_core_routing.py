@@ -174,6 +174,11 @@ def test_an_unknown_model_is_refused_at_once_if_there_are_engines() -> None:
     given("a | b").when(arrived("r", 10, model="z")).expect(reject("r", RejectReason.UNKNOWN_MODEL))
 
 
+def test_a_model_that_the_fleet_is_said_to_serve_waits_for_its_first_engine() -> None:
+    world = given("a | b", declared=("z",)).when(arrived("r", 10, model="z")).expect()
+    world.when(seen("c", models="z")).expect(route("r", "c"))
+
+
 def test_a_model_is_not_unknown_because_the_engines_that_left_still_work() -> None:
     """Whether the last requests of a departed engine have ended says nothing about the next one."""
     idle = given("a").when(gone("a"))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pilothouse.core.choosing import Chooser
 from pilothouse.core.commands import RejectReason, Route
 from pilothouse.core.events import FailureKind
 from tests.core.worlds import (
@@ -168,3 +169,14 @@ def test_a_threshold_counts_what_is_not_cached() -> None:
     assert prefiller(world.when(arrived("r", prompt="x:90"))) is None
     assert prefiller(world.when(arrived("s", prompt="y:40"))) == "p"
     assert prefiller(given(PAIR, {"like": "marginal_cost", "decider": "never"}).when(arrived("r", 9000))) is None
+
+
+@pytest.mark.parametrize(("decider", "choices"), [("never", 1), ("threshold", 1), ("pays", 3), ("always", 3)])
+def test_the_ends_of_a_split_are_chosen_only_where_they_matter(
+    decider: str, choices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[str]()
+    choose = Chooser.choose
+    monkeypatch.setattr(Chooser, "choose", lambda self, *rest: made.append("") or choose(self, *rest))
+    given(PAIR, {"like": "marginal_cost", "decider": decider}).when(arrived("r", 100))
+    assert len(made) == choices

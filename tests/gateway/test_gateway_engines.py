@@ -189,6 +189,8 @@ async def test_requests_wait_for_the_first_engine(rig: Rig, gateways: Gateways, 
     async with Client(gateway.url) as client:
         asked = [asyncio.create_task(client.ask(prompt(), stream=stream)) for stream in (False, True)]
         await until(lambda: gateway.status()["requests_waiting"] == 2)
+        ((labels, waiting),) = gateway.metrics()["pilothouse_requests_waiting"]
+        assert labels["model"] and waiting == 2, "by which KEDA starts the first engine of a model"
         engine = rig.start(tiny, port=port)
         try:
             await do(engine.wait_ready)

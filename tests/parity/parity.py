@@ -18,7 +18,17 @@ from pilothouse.config.policy import profile
 from pilothouse.config.schema import Config
 from pilothouse.core.commands import AnyCommand, Route
 from pilothouse.core.dispatcher import Dispatcher
-from pilothouse.core.events import AnyEvent, Arrived, LoadReported
+from pilothouse.core.events import (
+    AnyEvent,
+    Arrived,
+    BlocksRemoved,
+    EndpointSeen,
+    Finished,
+    LoadReported,
+    Probed,
+    Role,
+    Tick,
+)
 from pilothouse.core.random_stream import stream
 from pilothouse.core.units import Micros
 from pilothouse.emulate.faults import Faults
@@ -49,6 +59,7 @@ POLICIES: dict[str, Any] = {
     },
     "session_affinity": "session_affinity",
 }
+SCRAPES = {"scrape_every": "300ms"}
 QUICK = {"every": "200ms", "timeout": "500ms", "backoff": "200ms", "backoff_max": "1s"}
 
 Pairs = list[tuple[AnyEvent, list[AnyCommand]]]
@@ -62,6 +73,13 @@ def engines() -> Model:
 
 def config(policy: Any = "marginal_cost", **more: Any) -> Config:
     return from_data({"pools": [pool(ENGINES)], "policy": policy, **more})
+
+
+def split_config(decider: Any, prefill: int = 2, **more: Any) -> Config:
+    """Engines that compute prompts, and one that answers: it alone fetches, so its network interface is the narrow one."""
+    nixl = {"connector": {"type": "nixl"}}
+    pools = [pool(prefill, "p", role="prefill", **nixl), pool(1, "d", prefill, role="decode", **nixl)]
+    return from_data({"pools": pools, "policy": {"like": "marginal_cost", "decider": decider}, **more})
 
 
 @dataclass(frozen=True)
@@ -164,8 +182,10 @@ class Limited(Dispatcher):
         return super().handle(event)
 
 
-def simulated(made_with: Config, day: Sequence[Ask], scrape_us: int, network_us: int = NETWORK_US) -> Day:
-    """The same requests through `sim/driver.py`."""
+def simulated(
+    made_with: Config, day: Sequence[Ask], scrape_us: int, network_us: int = NETWORK_US, gb_per_s: float | None = None
+) -> Day:
+    """The same requests through `sim/driver.py`. `gb_per_s`: of transfers; default: as the deployed stack has it."""
     dispatcher = Limited(build.settings(made_with), profile(made_with.policy))
     dispatcher.limits = {ask.name: ask.output for ask in day}
     spec = engines().settings.spec
@@ -177,8 +197,10 @@ def simulated(made_with: Config, day: Sequence[Ask], scrape_us: int, network_us:
         scraped_us=Micros(NETWORK_US),
     )
     pairs: Pairs = []
+    rate = (gb_per_s or engines().settings.wanted.transfer_gb_per_s) * 1e3
+    pools = [_pool(each.name, len(each.endpoints), Role(each.role), rate) for each in made_with.pools]
     driver = world(
-        SimulatedFleet([Pool("e", ENGINES, spec, exact=True)], delays),
+        SimulatedFleet(pools, delays),
         dispatcher,
         Workload(SERVED, spec.block_size, [stage]),
         lambda event, commands: pairs.append((event, commands)),
@@ -191,14 +213,52 @@ def simulated(made_with: Config, day: Sequence[Ask], scrape_us: int, network_us:
     return Day(pairs, got, 0, scrape_us)
 
 
+def _pool(name: str, replicas: int, role: Role, bytes_per_us: float) -> Pool:
+    made = Pool(name, replicas, engines().settings.spec, exact=True)
+    if role is Role.BOTH:
+        return made
+    return msgspec.structs.replace(
+        made,
+        role=role,
+        connector="nixl",
+        exchange="alike",
+        kv_token_bytes=int(engines().settings.kv_bytes),
+        link_bytes_per_us=bytes_per_us,
+    )
+
+
 def decisions(day: Day) -> list[tuple[int, Route]]:
     """Every route with its receipt, and when it was decided after the beginning; addresses aside."""
     return [
-        (event.at_us - day.start_us, msgspec.structs.replace(command, url=""))
+        (event.at_us - day.start_us, _without_addresses(command))
         for event, commands in day.pairs
         for command in commands
         if isinstance(command, Route)
     ]
+
+
+def _without_addresses(route: Route) -> Route:
+    step = route.prefill and msgspec.structs.replace(route.prefill, url="")
+    return msgspec.structs.replace(route, url="", prefill=step)
+
+
+def history(day: Day) -> list[AnyEvent]:
+    """What the dispatcher was told, to the last answer.
+
+    Left out: checks of engines that are well, which the simulator skips, and ticks, which may be a millisecond late
+    live. Engines remove blocks of one moment in no order that matters.
+    """
+    told: list[AnyEvent] = []
+    for event, _ in day.pairs:
+        event = msgspec.structs.replace(event, at_us=event.at_us - day.start_us)
+        if isinstance(event, Arrived):
+            event = msgspec.structs.replace(event, output_tokens_max=None)
+        elif isinstance(event, BlocksRemoved):
+            event = msgspec.structs.replace(event, blocks=sorted(event.blocks))
+        if not isinstance(event, Probed | Tick | EndpointSeen):
+            told.append(event)
+    last = max(i for i, event in enumerate(told) if isinstance(event, Finished))
+    return told[: last + 1]
 
 
 def digest_of_rough_days() -> str:

@@ -7,39 +7,16 @@ score and the age of every report, and each client sees its first and last token
 
 from collections import Counter
 
-import msgspec
 import pytest
 
 from pilothouse.core.commands import Reject
-from pilothouse.core.events import AnyEvent, Arrived, BlocksRemoved, EndpointSeen, Finished, Probed, Tick
 from rig.virtual.clients import Ask, asks
-from tests.parity.parity import NETWORK_US, POLICIES, Day, config, decisions, engines, lived, simulated
-
-SCRAPES = {"scrape_every": "300ms"}
+from tests.parity.parity import NETWORK_US, POLICIES, SCRAPES, config, decisions, engines, history, lived, simulated
 
 
 def busy(seed: int) -> list[Ask]:
     """More than three small engines can do at once."""
     return asks(engines(), 80, seed, seconds=0.5)
-
-
-def history(day: Day) -> list[AnyEvent]:
-    """What the dispatcher was told, to the last answer.
-
-    Left out: checks of engines that are well, which the simulator skips, and ticks, which may be a millisecond late
-    live. Engines remove blocks of one moment in no order that matters.
-    """
-    told: list[AnyEvent] = []
-    for event, _ in day.pairs:
-        event = msgspec.structs.replace(event, at_us=event.at_us - day.start_us)
-        if isinstance(event, Arrived):
-            event = msgspec.structs.replace(event, output_tokens_max=None)
-        elif isinstance(event, BlocksRemoved):
-            event = msgspec.structs.replace(event, blocks=sorted(event.blocks))
-        if not isinstance(event, Probed | Tick | EndpointSeen):
-            told.append(event)
-    last = max(i for i, event in enumerate(told) if isinstance(event, Finished))
-    return told[: last + 1]
 
 
 @pytest.mark.parametrize(("policy", "seed"), [*((name, 11) for name in POLICIES), ("marginal_cost", 12)])

@@ -21,7 +21,7 @@ def control_address(answers: Mapping[str, str], date: str) -> Iterator[str]:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Control)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_port}"

@@ -17,23 +17,10 @@ from pilothouse.config.scenario_load import scenario_from_data
 from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.journal.log import Writer
-from pilothouse.plan.growth import (
-    BASELINE_S,
-    DONE,
-    GAIN_MIN,
-    LOW,
-    REQUESTS_MIN,
-    Advice,
-    Concurrency,
-    Observed,
-    Phase,
-    Scaling,
-    Split,
-    State,
-    Step,
-    advise,
-)
-from pilothouse.plan.observed import of_journal
+from pilothouse.plan.growth import BASELINE_S, GAIN_MIN, LOW, REQUESTS_MIN, Advice, State, advise
+from pilothouse.plan.growth_facts import Concurrency, Observed, Phase, Scaling, Split
+from pilothouse.plan.growth_steps import DOING, Step
+from pilothouse.plan.observed import of_journal, of_reports
 from pilothouse.policies.profiles import PROFILES
 from pilothouse.report.files import Saved, read, save
 from pilothouse.workload.outcomes import Objectives, Run
@@ -119,6 +106,8 @@ def test_more_from_more_replicas_never_asks_for_other_routing(one: float, many: 
         ({"concurrency": FEW, "speculates": True}, Step.NOTHING),
         ({"concurrency": Concurrency(2.0, LOW + 1)}, Step.NOTHING),  # low, but not always
         ({"concurrency": Concurrency(2.0, None)}, Step.NOTHING),  # who knows?
+        ({"concurrency": Concurrency(0.1 * LOW - 0.01, None)}, Step.SPECULATE),  # so few cannot often be many
+        ({"ttft": MISSED, "tpot": MET, "overload": "half was served"}, Step.NOTHING),  # more engines first
         ({"models": TWO, "tenants": 2}, Step.GRID),
         ({"models": TWO, "tenants": 1}, Step.NOTHING),
         ({"models": TWO}, Step.NOTHING),
@@ -130,7 +119,7 @@ def test_what_is_advised(known: dict[str, Any], step: Step) -> None:
 
 
 def test_every_step_can_be_done_checked_and_undone() -> None:
-    assert list(DONE) == list(Step)
+    assert list(DOING) == list(Step)
 
 
 def invoked(*words: str) -> Advice:
@@ -148,7 +137,7 @@ def test_a_journal_tells_of_engines_times_and_policy(tmp_path: Path) -> None:
     advice = invoked(str(tmp_path / "day"))
     assert advice.step is Step.BASELINE and any("1,000 are needed" in number for number in advice.numbers)
     short = invoked(str(tmp_path / "day"), "--baseline", "1s", "--objectives", "ttft=1h,tpot=1h")
-    assert short.checks[2].state is State.NOT and "both phases meet" in short.checks[2].numbers[-1]
+    assert short.checks[2].state is State.NOT and "both phases meet" in short.checks[2].why
 
 
 def test_engines_that_go_with_the_gateway_count_and_those_before_do_not(tmp_path: Path) -> None:
@@ -210,7 +199,7 @@ def test_reports_of_one_and_two_replicas_show_what_the_second_is_worth(tmp_path:
     poor = invoked(one, str(tmp_path / "poor.json"))
     assert poor.step is Step.ROUTING and "1.8 times is what to expect" in poor.numbers[0]
     aware = invoked(one, report(tmp_path / "aware.json", 2, "marginal_cost")).checks[1]
-    assert aware.state is State.NOT and "knows what caches hold already" in aware.numbers[-1]
+    assert aware.state is State.NOT and "knows what caches hold already" in aware.why
     told = invoked(one, two, "--replicas", "1", "--replicas", "2").checks[1]
     assert told.numbers == routing.numbers
 
@@ -253,7 +242,7 @@ def test_a_running_gateway_is_asked(gateway: str) -> None:
     assert advice.step is Step.DISAGGREGATE
     assert advice.numbers[0] == "TTFT p90 1.50 s of 1.00 s allowed (prefill)"
     assert "25.0% of prompt tokens" in " ".join(advice.checks[1].numbers)
-    assert advice.checks[3].numbers[0].startswith("1.2 requests run on an engine")  # 200,000 s / 86,400 s / 2 engines
+    assert advice.checks[3].numbers[0].startswith("1.16 requests run on an engine")  # 200,000 s / 86,400 s / 2 engines
     assert invoked(gateway).step is Step.NOTHING
 
 
@@ -264,13 +253,39 @@ def test_the_advice_reads_as_one_thing_to_do(gateway: str) -> None:
         assert words in said.output, words
 
 
+def test_a_fleet_and_reports_beside_it_tell_of_routing(gateway: str, tmp_path: Path) -> None:
+    """Reports do not say how it was routed; the gateway does."""
+    one, two = report(tmp_path / "one.json", 1, "round_robin"), report(tmp_path / "two.json", 2, "round_robin")
+    alone = of_reports([Path(one), Path(two)], [], Objectives(), None)
+    measured = msgspec.structs.replace(alone, policy=None, scaling=POOR)
+    untold = advise(measured).checks[1]
+    assert untold.state is State.APPLIES and "name the gateway as well" in untold.why
+    beside = invoked(gateway, one, two)
+    assert beside.checks[1].state is State.NOT and "knows what caches hold already" in beside.checks[1].why
+    assert "2 replicas give" in beside.checks[1].numbers[0] and beside.source.endswith("one.json, two.json")
+
+
+def test_failures_are_told_before_anything_else() -> None:
+    assert advise(seen(failed=300)).notes[0].startswith("300 of 1,300 requests failed")
+    assert not advise(seen(failed=5)).notes
+
+
+def test_reports_that_may_be_of_different_workloads_are_told_apart(tmp_path: Path) -> None:
+    one, two = report(tmp_path / "one.json", 1, "round_robin"), report(tmp_path / "two.json", 2, "round_robin")
+    run = msgspec.structs.replace(read(Path(two)).runs[0], scenario="another")
+    save(Saved([run]), Path(two))
+    found = of_reports([Path(one), Path(two)], [], Objectives(), None)
+    assert any(note.endswith("these are called scenario, another") for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["nothing-here"], "SOURCE: nothing-here is none of these"),
-        (["a:1", "b:2"], "SOURCE: a:1 is none of these"),
+        (["a:1", "b:2"], "SOURCE: a:1 and b:2 are two"),
         (["127.0.0.1:9"], "no gateway answers at 127.0.0.1:9"),
         (["x", "--baseline", "long"], "--baseline: 'long' is not a duration"),
+        (["x", "--label", "Guessed"], "--label: unknown label 'Guessed', known: Measured, Emulated"),
         (["x", "--objectives", "speed=1s"], "--objectives: unknown objective 'speed'"),
         (["x", "--model", "qwen3-8b"], "--gpu: is missing"),
     ],

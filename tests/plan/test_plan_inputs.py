@@ -6,19 +6,25 @@ from statistics import fmean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, PilothouseError
 from pilothouse.plan import prometheus
-from pilothouse.plan.asks import asks_of, by_clock
+from pilothouse.plan.asks import Closed, asks_of, by_clock, closed_of, settled
 from pilothouse.plan.described import VALUES, parsed, workload_of
+from pilothouse.plan.document import Objective
 from pilothouse.plan.prometheus import Wanted, of_histogram
+from pilothouse.plan.promise import expected_of
+from pilothouse.plan.rehearsal import confirmed, job, rehearse
+from pilothouse.plan.search import search
 from pilothouse.workload.lengths import Length, Listed, Lognormal, sigma_of
 from pilothouse.workload.outcomes import percentile
 from pilothouse.workload.profile import describe
 from pilothouse.workload.requests import Workload
 from tests.plan.prometheus import Series
 from tests.plan.prometheus import prometheus as server
+from tests.plan.test_plan_classes import ASKS, QUESTION
 
 
 def made(data: dict[str, object]) -> Workload:
@@ -133,6 +139,66 @@ def test_tenants_with_days_of_their_own_share_capacity() -> None:
 def test_a_wrong_day_is_named(day: object) -> None:
     with pytest.raises(ConfigError, match="day"):
         made(flat(day=day))
+
+
+# --- users who wait for their answers
+
+USERS = {"kind": "open_loop", "prompt_tokens": [100, 900], "output_tokens": [50, 350]}
+
+
+def loop(users: int, count: int = 600) -> Workload:
+    return made(USERS | {"stages": [{"users": users, "count": count}]})
+
+
+@given(st.integers(1, 400), st.floats(0, 30), st.floats(0.1, 20), st.floats(0.001, 1))
+def test_as_many_are_under_way_as_there_are_users(users: int, think: float, least: float, slower: float) -> None:
+    asks = replace(ASKS, closed=Closed(users, think))
+
+    def takes(rate: float) -> float:
+        return least + slower * rate
+
+    rate = settled(asks, takes).rate
+    assert rate * (think + takes(rate)) == pytest.approx(users, rel=1e-2)
+    assert settled(ASKS, takes) is ASKS
+
+
+def test_a_closed_loop_is_known_by_its_users() -> None:
+    assert closed_of(loop(7), lambda _: 1.0) == Closed(7, 0)
+    assert closed_of(made(flat()), lambda _: 1.0) is None
+    mixed = {"kind": "mix", "tenants": [{"name": "a", "workload": flat()}, {"name": "b", "workload": flat()}]}
+    mixed["tenants"][1]["workload"] = USERS | {"stages": [{"users": 3, "count": 9}]}  # type: ignore[index]
+    assert closed_of(made(mixed), lambda _: 1.0) is None
+    batch = {"kind": "batch", "requests": 5}
+    assert closed_of(made(batch), lambda _: 1.0) is None
+
+
+def test_users_with_several_requests_at_a_time_count_as_those_who_are_busy() -> None:
+    work = loop(1, 400)
+    stage = work.stages[0]
+    follows = [0, 0, 0, *(i - 2 - (i % 2 == 0) for i in range(3, 400))]  # two at a time: one goes on, one does not
+    names = [planned.request for planned in stage.requests]
+    pairs = [
+        replace(p, after=names[at]) if i else p for i, (p, at) in enumerate(zip(stage.requests, follows, strict=True))
+    ]
+    found = closed_of(replace(work, stages=[replace(stage, requests=pairs)]), lambda _: 1e6)
+    assert found is not None and found.users == pytest.approx(2, rel=0.02)
+
+
+def test_sums_of_a_closed_loop_are_those_of_its_simulation() -> None:
+    work = loop(40, 1200)
+    question = replace(
+        QUESTION, asks=asks_of(by_clock(work, lambda p: 1e4 * p.output_tokens), closed=closed_of(work, lambda _: 1.0)),
+        classes={}, objective=Objective(ttft_s=0.5, tpot_s=0.05), split=False, gpus=2,
+    )  # fmt: skip
+    plan = search(question).plans[0]
+    sums, task = expected_of(plan), job(plan, question.hardware, question.asks, work)
+    done = rehearse(task)
+    assert sums.requests_per_s * (sums.output_per_s / sums.requests_per_s * sums.tpot_s) == pytest.approx(40, rel=0.15)
+    assert done.requests_per_s == pytest.approx(sums.requests_per_s, rel=0.1)
+    assert done.tpot_s == pytest.approx(sums.tpot_s, rel=0.15)
+    found = expected_of(confirmed(plan, done))
+    assert found.requests_per_s == done.requests_per_s and found.utilisation <= 1
+    assert job(plan, question.hardware, question.asks, work, load=0.5).closed is False
 
 
 # --- Prometheus

@@ -1,9 +1,11 @@
 """`pilothouse size`: laws, the published sums, and what a person sees."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 
 from pilothouse.cli import app
 from pilothouse.perf.catalog import GPUS, MODELS, model_named
-from pilothouse.perf.memory import KV_BYTES, Precision
+from pilothouse.perf.memory import KV_BYTES, Precision, sequence_bytes
 from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, chat
 from pilothouse.plan.document import Layout
 from pilothouse.plan.model_source import usual_precision
@@ -148,7 +150,7 @@ def test_the_name_of_a_checkpoint_tells_its_precision() -> None:
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "3"], "64 attention heads do not divide by TP=3"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "2", "--dcp", "2"], "TP=2 keeps 1 of each"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--dp", "2"], "--dp: ranks of one engine share experts"),
-        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: '' is neither"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: '' is not of the form 800"),
         (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8:9:1", "--output", "9"], "--prompt: least, mean"),
         (
             ["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8", "--output", "9", "--overflow", "x"],
@@ -159,6 +161,87 @@ def test_the_name_of_a_checkpoint_tells_its_precision() -> None:
 def test_mistakes_are_named(options: list[str], said: str) -> None:
     done = told(*options)
     assert done.exit_code == 2 and said in done.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "layout"),
+    [
+        ("Qwen/Qwen3.6-27B --gpus 1 --precision fp8", "TP=1, fp8"),
+        ("Qwen/Qwen3.6-27B --gpus 8 --precision fp8", "TP=1, DP=8, fp8"),
+        ("Qwen/Qwen3.5-35B-A3B --gpus 8 --precision fp8", "TP=1, DP=8, EP=8, fp8"),
+        ("Qwen/Qwen3.5-35B-A3B --gpus 8 --precision bf16", "TP=2, DP=4, EP=8, bf16"),
+        ("Qwen/Qwen3.5-397B-A17B --gpus 16 --nodes 2 --precision fp8", "PP=2, TP=8, EP=8, fp8"),
+        (
+            "Qwen/Qwen3.5-397B-A17B --gpus 16 --nodes 2 --precision fp8 --long-context 128k",
+            "PP=2, TP=8, EP=8, DCP=2, fp8",
+        ),
+        (
+            "Qwen/Qwen3.5-397B-A17B --gpus 16 --nodes 2 --precision fp8 --long-prompt 128k",
+            "PP=2, TP=4, EP=8, PCP=2, fp8",
+        ),
+    ],
+)
+def test_the_published_layouts_by_one_command(asked: str, layout: str) -> None:
+    done = told("--gpu", "h100", "--model", *asked.split(), "--why")
+    assert done.exit_code == 0, done.output
+    assert f"layout by the rules     {layout}: " in done.output.splitlines()[0]
+    answer = json.loads(told("--gpu", "h100", "--model", *asked.split(), "--json").output)
+    assert answer["layouts"][0]["kept"] and answer["size"]["layout"] == answer["layouts"][0]["layout"]
+
+
+def test_no_layout_at_all_is_told_with_every_reason() -> None:
+    done = told("--model", "Qwen/Qwen3.5-397B-A17B", "--gpu", "rtx_pro_6000", "--gpus", "2", "--precision", "fp8")
+    assert done.exit_code == 1 and "no layout of 2 rtx_pro_6000 holds it" in done.output
+    assert "not TP=1" in done.output and "not TP=2" in done.output
+
+
+def test_lengths_of_a_workload_file_and_windows_that_grow_no_further(tmp_path: Path) -> None:
+    lengths = "prompt_tokens: [500, 1500], output_tokens: [100, 900]"
+    (tmp_path / "load.yaml").write_text(f"{{kind: open_loop, rate: 50, duration: 20s, {lengths}}}")
+    asked = ("--gpu", "h100", "--workload", str(tmp_path / "load.yaml"), "--json")
+    plain = json.loads(told("--model", "qwen3-8b", *asked).output)["varied"]
+    assert plain["prompt_tokens"] == pytest.approx(1000, rel=0.05) and plain["source"].endswith("requests of load.yaml")
+    assert plain["sequences"] < plain["by_means"] and plain["overflow_by_means"] > 0.1
+    small = json.loads(told("--model", "gpt-oss-20b", *asked).output)["varied"]
+    one = sequence_bytes(model_named("gpt-oss-20b"), 1, 1500)
+    assert small["mean_gb"] * 1e9 == pytest.approx(one, rel=0.2)  # half of its layers keep 128 tokens each
+
+
+def test_a_model_of_windows_alone_has_sessions_but_no_tokens(tmp_path: Path) -> None:
+    shape = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    more = {"vocab_size": 32_000, "intermediate_size": 14_336, "sliding_window": 4096, "model_type": "mistral"}
+    (tmp_path / "config.json").write_text(json.dumps(shape | more))
+    done = told("--model", str(tmp_path), "--gpu", "h100", "--prompt", "1000", "--output", "200")
+    assert done.exit_code == 0 and "no layer keeps all of them" in done.output and "sequences that fit" in done.output
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: path.write_bytes(bytes(range(256))), "cannot be read"),
+        (lambda path: path.write_text("["), "is not JSON"),
+        (lambda path: path.write_text("[1]"), "no fields"),
+        (lambda path: path.write_text("[" * 100_000), "is not JSON"),
+        (lambda path: path.write_text('{"a":' + "9" * 5000 + "}"), "is not JSON"),
+        (lambda path: path.write_bytes(b" " * (5 << 20)), "is larger than 4 MB"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+        (lambda path: path.mkdir(), "is no file"),
+        (os.mkfifo, "is no file"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_in_words(
+    tmp_path: Path, write: Callable[[Path], object], said: str
+) -> None:
+    write(tmp_path / "it.json")
+    refused = told("--model", str(tmp_path / "it.json"), "--gpu", "h100")
+    assert refused.exit_code == 2 and said in refused.output, refused.output
+
+
+def test_a_checkpoint_of_modelopt_says_its_precision_beside(tmp_path: Path) -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 128, "vocab_size": 1000}
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"intermediate_size": 256}))
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    assert json.loads(told("--model", str(tmp_path), "--gpu", "b200", "--json").output)["size"]["precision"] == "fp4"
 
 
 def test_it_answers_at_once() -> None:
@@ -172,3 +255,21 @@ def test_it_answers_at_once() -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(cpu_s() for _ in range(3)) <= CPU_S_MAX
+
+
+def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_: object) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("pilothouse.plan.model_source.getproxies", dict)
+    done = told("--model", "nobody/has-this-model", "--gpu", "h100")
+    assert done.exit_code == 2 and "the hub did not give its config.json: no network here" in done.output
+
+
+def test_names_that_are_known_are_listed() -> None:
+    listed = told("--model", "list").output
+    assert all(name in listed for name in (*MODELS, *GPUS))
+    assert "--gpu: is missing" in told("--model", "qwen3-8b").output

@@ -1,12 +1,13 @@
-"""Engines of a pool on Kubernetes: Deployment, or LeaderWorkerSet where one engine spans nodes; Service, monitor, scaling."""
+"""Engines of a pool on Kubernetes: Deployment, or LeaderWorkerSet where one engine spans nodes; Service, monitor."""
 
 from typing import Any
 
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import Object
 from pilothouse.plan.manifests.flags import HTTP
-from pilothouse.plan.manifests.order import Order, nodes
-from pilothouse.plan.manifests.pods import deployed, labels, place_of, pod
+from pilothouse.plan.manifests.order import Fleet, Order, nodes
+from pilothouse.plan.manifests.pods import POOL, labels, place_of, pod
+from pilothouse.plan.manifests.serving_pod import PART, PART_OF, deployed
 
 FIRST = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
 
@@ -16,7 +17,7 @@ def workload(order: Order, pool: PoolPlan) -> Object:
     marks = labels(order, pool)
     name = order.name_of(pool)
     made = _group(order, pool, name, marks) if nodes(pool) > 1 else deployed(name, marks, _single(order, pool))
-    if order.scaling_of(pool) is None:
+    if order.ground.scaling_of(pool.name) is None:
         made["spec"] = {"replicas": pool.replicas, **made["spec"]}
     if nodes(pool) == 1:  # GPUs for a surplus engine are rarely there
         made["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
@@ -63,39 +64,16 @@ def service(order: Order, pool: PoolPlan) -> Object:
     }
 
 
-def monitor(order: Order, component: str, port: str) -> Object:
-    """Every pod of one component, scraped."""
-    marks = {"app.kubernetes.io/part-of": order.name, "app.kubernetes.io/component": component}
+def monitor(fleet: Fleet, component: str, port: str) -> Object:
+    """Every pod of one component, scraped; what it is part of becomes labels of its series."""
+    marks = {PART_OF: fleet.name, PART: component}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": {"name": f"{order.name}-{component}", "labels": marks},
+        "metadata": {"name": f"{fleet.name}-{component}", "labels": marks},
         "spec": {
             "selector": {"matchLabels": marks},
+            "podTargetLabels": [PART_OF, *([POOL] if component == "engine" else [])],
             "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
-        },
-    }
-
-
-def scaled(order: Order, pool: PoolPlan) -> Object | None:
-    """KEDA asks Pilothouse's autoscaler how many replicas a request class needs; 0 is allowed, since requests are held."""
-    scaling = order.scaling_of(pool)
-    if scaling is None:
-        return None
-    api, kind = ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet") if nodes(pool) > 1 else ("apps/v1", "Deployment")
-    asked = {"scalerAddress": order.scaler, "requestClass": scaling.request_class, "model": order.served}
-    trigger = {"type": "external-push", "name": scaling.request_class, "metricType": "AverageValue", "metadata": asked}
-    return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
-        "metadata": {"name": order.name_of(pool), "labels": labels(order, pool)},
-        "spec": {
-            "scaleTargetRef": {"apiVersion": api, "kind": kind, "name": order.name_of(pool)},
-            "minReplicaCount": scaling.replicas_min,
-            "maxReplicaCount": scaling.replicas_max,
-            "pollingInterval": 5,
-            "cooldownPeriod": 300,
-            "fallback": {"failureThreshold": 3, "replicas": max(1, scaling.replicas_min)},
-            "triggers": [trigger],
         },
     }

@@ -21,6 +21,7 @@ from pilothouse.plan.manifests.order import Order, Weights, nodes
 HTTP, EXCHANGE, EVENTS, REPLAY, MASTER, RPC = 8000, 5600, 6600, 7300, 29500, 13345  # ports of the first engine
 APART = 32  # between the ports of two engines on one machine: each data-parallel rank counts on from its engine's
 BOOTSTRAP = 8998  # of Mooncake
+DRAIN_S = 90  # requests in flight when an engine is told to stop
 CONNECTORS = ("nixl", "nixl_push", "mooncake")  # that need nothing beside the engines
 GIB, GB = 1 << 30, 10**9
 DRAM, DISK = ("dram", "cpu", "host"), ("disk", "nvme", "ssd")
@@ -71,6 +72,7 @@ def words(order: Order, pool: PoolPlan, place: Place) -> list[str]:
         ("--disable-uvicorn-access-log",),
         ("--kv-events-config", json.dumps(_events(place))),
         ("--gpu-memory-utilization", f"{pool.memory_utilisation:g}"),
+        ("--shutdown-timeout", str(DRAIN_S)),
     ]
     degrees = {
         "--tensor-parallel-size": layout.tp,
@@ -201,9 +203,16 @@ def connector(order: Order, pool: PoolPlan) -> dict[str, Any] | None:
     return {"type": pool.connector, "lease": f"{LEASE_S}s", **port}
 
 
-def pool_problems(pool: PoolPlan, where: str) -> list[Problem]:
+def pool_problems(order: Order, pool: PoolPlan, where: str) -> list[Problem]:
     """What has no flag."""
     found = []
+    if pool.role is Role.BOTH and pool.connector:
+        found.append(Problem(f"{where}.connector", "is for pools of role prefill or decode"))
+    others = {Role.PREFILL: Role.DECODE, Role.DECODE: Role.PREFILL}
+    if pool.role is not Role.BOTH and others[pool.role] not in [
+        each.role for each in order.plan.pools if each.connector == pool.connector
+    ]:
+        found.append(Problem(f"{where}.role", f"no {others[pool.role].value} pool with connector {pool.connector!r}"))
     if pool.role is not Role.BOTH and pool.connector not in CONNECTORS:
         what = f"{pool.connector!r}: manifests know {', '.join(CONNECTORS)}; others need a server beside the engines"
         found.append(Problem(f"{where}.connector", what))
@@ -211,7 +220,12 @@ def pool_problems(pool: PoolPlan, where: str) -> list[Problem]:
         what = "more than one with mooncake: each has a bootstrap server of its own, and a pool names one"
         found.append(Problem(f"{where}.replicas", what))
     unknown = [tier for tier in pool.tiers if tier not in (*DRAM, *DISK)]
-    found += [Problem(f"{where}.tiers", f"{tier!r}: manifests know {DRAM[0]} and {DISK[0]}") for tier in unknown]
+    found += [
+        Problem(
+            f"{where}.tiers", f"{tier!r}: manifests know {DRAM[0]} and {DISK[0]}; a shared store is a server of its own"
+        )
+        for tier in unknown
+    ]
     if any(tier in DISK for tier in pool.tiers) and not any(tier in DRAM for tier in pool.tiers):
         found.append(Problem(f"{where}.tiers", "disk needs dram: vLLM writes and reads through it"))
     if pool.kv_precision not in ("bf16", "fp8", "fp4"):

@@ -16,9 +16,19 @@ class Images(Struct, frozen=True):
     """What runs. `docker buildx imagetools inspect NAME:TAG` tells the digest of a tag."""
 
     engine: str = f"docker.io/vllm/vllm-openai@{UNFILLED}"
+    engine_rocm: str = f"docker.io/vllm/vllm-openai-rocm@{UNFILLED}"  # on AMD
     gateway: str = f"pilothouse@{UNFILLED}"  # built by whoever deploys it
     picker: str = f"ghcr.io/llm-d/llm-d-inference-scheduler@{UNFILLED}"
     sidecar: str = f"ghcr.io/llm-d/llm-d-routing-sidecar@{UNFILLED}"
+
+    @classmethod
+    def roles(cls) -> list[str]:
+        """As `--image` names them."""
+        return [name.replace("_", "-") for name in cls.__struct_fields__]
+
+    def of(self, role: str) -> str:
+        image: str = getattr(self, role.replace("-", "_"))
+        return image
 
 
 def images_in(data: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -9,32 +9,34 @@ from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests import gateway
 from pilothouse.plan.manifests.engines import monitor, service
 from pilothouse.plan.manifests.files import File, Object
+from pilothouse.plan.manifests.guards import disruption, doors
 from pilothouse.plan.manifests.kserve import additional
 from pilothouse.plan.manifests.kubernetes import gateway_objects
 from pilothouse.plan.manifests.kustomize import in_base
-from pilothouse.plan.manifests.order import Order, nodes
+from pilothouse.plan.manifests.order import Fleet, Order, nodes
 from pilothouse.plan.manifests.pods import labels, place_of, pod, resources
 
 OF_THE_API = {"--enable-prompt-tokens-details", "--disable-uvicorn-access-log"}
+NAME_MAX = 63 - len("-predictor")
 MULTI_NODE_PORT = 80  # of the Service that KServe makes
 
 
-def render(order: Order) -> list[File]:
+def render(fleet: Fleet) -> list[File]:
     """Raises ConfigError for what an InferenceService cannot say."""
-    if problems := _problems(order):
+    if problems := [problem for order in fleet.orders for problem in _problems(order)]:
         raise ConfigError(problems)
-    pools = order.plan.pools
-    single = [pool for pool in pools if nodes(pool) == 1]
-    places = {pool.name: _address(order, pool) for pool in pools}
+    single = [(order, pool) for order, pool in fleet.pools if nodes(pool) == 1]
+    places = {pool.name: _address(order, pool) for order, pool in fleet.pools}
     groups = {
-        "services.yaml": [_service(order, pool) for pool in pools] + [service(order, pool) for pool in single],
-        "gateway.yaml": gateway_objects(order, places),
+        "services.yaml": [_service(order, pool) for order, pool in fleet.pools] + [service(*each) for each in single],
+        "gateway.yaml": gateway_objects(fleet, places),
+        "guards.yaml": [*(disruption(*each) for each in single), *doors(fleet, engines=bool(single))],
         "monitoring.yaml": [
-            *([monitor(order, "engine", "http")] if single else []),  # pods of KServe's own runtime name no port
-            monitor(order, "gateway", "control"),
+            *([monitor(fleet, "engine", "http")] if single else []),  # pods of KServe's own runtime name no port
+            monitor(fleet, "gateway", "control"),
         ],
     }
-    return in_base(order, groups)
+    return in_base(fleet, groups)
 
 
 def _problems(order: Order) -> list[Problem]:
@@ -50,7 +52,10 @@ def _problems(order: Order) -> list[Problem]:
             )
         if nodes(pool) > 1 and pool.replicas > 1:
             found.append(Problem(f"pools[{i}].replicas", "over several nodes an InferenceService is one engine"))
-    if order.scaling:
+        if len(order.name_of(pool)) > NAME_MAX:
+            what = f"{order.name_of(pool)} is too long: with what KServe appends, {NAME_MAX} letters at most"
+            found.append(Problem(f"pools[{i}].name", what))
+    if order.ground.scaling:
         found.append(Problem("--scale", "not with an InferenceService: use --target kubernetes or kserve"))
     return found
 
@@ -79,13 +84,13 @@ def _service(order: Order, pool: PoolPlan) -> Object:
 
 def _stages(order: Order, pool: PoolPlan) -> Object:
     flags = [word for word in additional(order, pool) if word not in OF_THE_API]
-    worker = {"name": "worker-container", "resources": resources(pool)}
+    worker = {"name": "worker-container", "resources": resources(order, pool)}
     return {
         "model": {
             "modelFormat": {"name": "huggingface"},
             "storageUri": order.weights.uri,
             "args": [f"--model_name={order.served}", *flags],
-            "resources": resources(pool),
+            "resources": resources(order, pool),
         },
         "workerSpec": {
             "pipelineParallelSize": pool.layout.pp,

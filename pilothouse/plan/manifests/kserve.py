@@ -11,9 +11,11 @@ from pilothouse.live.launch_command import name_of, split_options
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import File, Object
 from pilothouse.plan.manifests.flags import Place, words
+from pilothouse.plan.manifests.ground import Scaling
 from pilothouse.plan.manifests.kustomize import in_base
-from pilothouse.plan.manifests.order import Order, Scaling, nodes
+from pilothouse.plan.manifests.order import Fleet, Order, nodes
 from pilothouse.plan.manifests.pods import POD_IP, POOL, engine, pod
+from pilothouse.plan.manifests.serving_pod import PART_OF
 
 KSERVES_OWN = {"--host", "--port", "--served-model-name"}
 OF_GROUPS = {
@@ -22,16 +24,24 @@ OF_GROUPS = {
 }  # fmt: skip
 
 
-def render(order: Order) -> list[File]:
+def render(fleet: Fleet) -> list[File]:
     """Raises ConfigError for what LLMInferenceService cannot say."""
-    if problems := _problems(order):
+    if problems := [problem for order in fleet.orders for problem in _problems(order)]:
         raise ConfigError(problems)
+    return in_base(fleet, {"services.yaml": [each for order in fleet.orders for each in _services(order)]})
+
+
+def _services(order: Order) -> list[Object]:
+    """Pools of one model share its requests by their GPUs: KServe splits the traffic of a group by weight."""
     pools = order.plan.pools
     prefill = next((pool for pool in pools if pool.role is Role.PREFILL), None)
-    services = [
-        _service(order, pool, prefill if pool.role is Role.DECODE else None) for pool in pools if pool is not prefill
-    ]
-    return in_base(order, {"services.yaml": services})
+    heads = [pool for pool in pools if pool is not prefill]
+    services = [_service(order, pool, prefill if pool.role is Role.DECODE else None) for pool in heads]
+    if len(heads) > 1:
+        for pool, service in zip(heads, services, strict=True):
+            share = {"group": order.name, "weight": pool.replicas * pool.layout.gpus}
+            service["spec"]["router"]["route"] = share
+    return services
 
 
 def _problems(order: Order) -> list[Problem]:
@@ -49,7 +59,7 @@ def _problems(order: Order) -> list[Problem]:
             found.append(Problem(where, "a group of pods needs data or pipeline parallelism"))
         if layout.dp % nodes(pool) and layout.dp > 1:
             found.append(Problem(where, f"{layout.dp} ranks do not spread evenly over {nodes(pool)} nodes"))
-        scaling = order.scaling_of(pool)
+        scaling = order.ground.scaling_of(pool.name)
         if scaling and scaling.replicas_min < 1:
             what = f"{pool.name}: an LLMInferenceService does not scale to zero; MIN at least 1, or --target kubernetes"
             found.append(Problem("--scale", what))
@@ -69,13 +79,13 @@ def _service(order: Order, pool: PoolPlan, prefill: PoolPlan | None) -> Object:
     return {
         "apiVersion": "serving.kserve.io/v1alpha2",
         "kind": "LLMInferenceService",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": order.name}},
+        "metadata": {"name": name, "labels": {PART_OF: order.part_of}},
         "spec": spec,
     }
 
 
 def _workload(order: Order, pool: PoolPlan) -> Object:
-    scaling = order.scaling_of(pool)
+    scaling = order.ground.scaling_of(pool.name)
     found: Object = {"scaling": _scaling(scaling)} if scaling else {"replicas": pool.replicas}
     layout = pool.layout
     parallelism: Object = {"tensor": layout.tp, "expert": layout.expert_parallel}

@@ -6,32 +6,41 @@ Decode engines of a split pair stand behind llm-d's sidecar, which asks the pref
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.plan.document import PoolPlan
-from pilothouse.plan.manifests.engines import FIRST, monitor, scaled, workload
+from pilothouse.plan.manifests.engines import FIRST, monitor, workload
 from pilothouse.plan.manifests.files import File, Object
 from pilothouse.plan.manifests.flags import HTTP
+from pilothouse.plan.manifests.guards import disruption, doors
 from pilothouse.plan.manifests.kustomize import in_base
-from pilothouse.plan.manifests.order import Order, nodes
+from pilothouse.plan.manifests.order import Fleet, Order, nodes
 from pilothouse.plan.manifests.picker import GRPC, picker_objects
-from pilothouse.plan.manifests.pods import LOCKED, engine, place_of
+from pilothouse.plan.manifests.pods import PLAN, engine, place_of
+from pilothouse.plan.manifests.scaling import scaled
+from pilothouse.plan.manifests.serving_pod import LOCKED, PART, PART_OF
 
 ROLE = "llm-d.ai/role"
+MODEL_HEADER = "X-Gateway-Model-Name"
 BEHIND = 8200  # where the sidecar looks for the engine
 SIDECAR_CONNECTORS = {"nixl": "nixlv2", "mooncake": "mooncake"}  # ours -> its
 
 
-def render(order: Order) -> list[File]:
+def render(fleet: Fleet) -> list[File]:
     """Raises ConfigError for what llm-d's sidecar cannot carry."""
-    if problems := _problems(order):
+    if problems := [problem for order in fleet.orders for problem in _problems(order)]:
         raise ConfigError(problems)
-    pools = order.plan.pools
+    several = len(fleet.orders) > 1
     groups = {
-        "engines.yaml": [_workload(order, pool) for pool in pools],
-        "picker.yaml": picker_objects(order),
-        "routing.yaml": [_pool(order), *_objectives(order), _route(order)],
-        "monitoring.yaml": [monitor(order, "engine", "http")],
-        "scaling.yaml": [found for pool in pools if (found := scaled(order, pool))],
+        "engines.yaml": [_workload(order, pool) for order, pool in fleet.pools],
+        "picker.yaml": [each for order in fleet.orders for each in picker_objects(order)],
+        "routing.yaml": [
+            each
+            for order in fleet.orders
+            for each in (_pool(order), *_objectives(order), _route(order, by_model=several))
+        ],
+        "guards.yaml": [*(disruption(order, pool) for order, pool in fleet.pools), *doors(fleet, gateway=False)],
+        "monitoring.yaml": [monitor(fleet, "engine", "http")],
+        "scaling.yaml": [found for order, pool in fleet.pools if (found := scaled(order, pool, gateway=False))],
     }
-    return in_base(order, {path: objects for path, objects in groups.items() if objects})
+    return in_base(fleet, groups)
 
 
 def _problems(order: Order) -> list[Problem]:
@@ -40,12 +49,10 @@ def _problems(order: Order) -> list[Problem]:
         if pool.role is not Role.BOTH and pool.connector not in SIDECAR_CONNECTORS:
             what = f"llm-d's sidecar knows {', '.join(SIDECAR_CONNECTORS)}, not {pool.connector!r}"
             found.append(Problem(f"pools[{i}].connector", what))
-        scaling = order.scaling_of(pool)
+        scaling = order.ground.scaling_of(pool.name)
         if scaling and not scaling.replicas_min:
-            what = (
-                f"{pool.name}: nobody holds requests while there is no engine; MIN at least 1, or --target kubernetes"
-            )
-            found.append(Problem("--scale", what))
+            what = "nobody holds requests while there is no engine; MIN at least 1, or --target kubernetes"
+            found.append(Problem("--scale", f"{pool.name}: {what}"))
     if any(nodes(pool) > 1 for pool in order.plan.pools) and any(nodes(pool) == 1 for pool in order.plan.pools):
         what = "an InferencePool selects by label: engines on one node and on several need a pool each"
         found.append(Problem("pools", f"{what}; write a plan for each"))
@@ -71,7 +78,7 @@ def _behind_sidecar(order: Order, pool: PoolPlan, spec: Object) -> None:
     spec["containers"] = [engine(order, pool, place)]
     sidecar: Object = {
         "name": "routing",
-        "image": order.images.sidecar,
+        "image": order.ground.images.sidecar,
         "args": [
             f"--port={HTTP}",
             f"--model-server-port={BEHIND}",
@@ -87,13 +94,13 @@ def _behind_sidecar(order: Order, pool: PoolPlan, spec: Object) -> None:
 
 
 def _pool(order: Order) -> Object:
-    selected = {"app.kubernetes.io/part-of": order.name, "app.kubernetes.io/component": "engine"}
+    selected = {PART_OF: order.part_of, PART: "engine", PLAN: order.name}
     if nodes(order.plan.pools[0]) > 1:
         selected |= FIRST
     return {
         "apiVersion": "inference.networking.k8s.io/v1",
         "kind": "InferencePool",
-        "metadata": {"name": order.name},
+        "metadata": {"name": order.name, "labels": {PART_OF: order.part_of}},
         "spec": {
             "selector": {"matchLabels": selected},
             "targetPorts": [{"number": HTTP}],
@@ -107,23 +114,27 @@ def _objectives(order: Order) -> list[Object]:
         {
             "apiVersion": "llm-d.ai/v1alpha2",
             "kind": "InferenceObjective",
-            "metadata": {"name": f"{order.name}-{each.request_class}"},
+            "metadata": {"name": f"{order.name}-{each.request_class}", "labels": {PART_OF: order.part_of}},
             "spec": {"priority": each.priority, "poolRef": {"name": order.name}},
         }
-        for each in order.objectives
+        for each in order.ground.objectives
     ]
 
 
-def _route(order: Order) -> Object:
+def _route(order: Order, by_model: bool) -> Object:
+    """`by_model`: of several models the header tells, which the Gateway's body-based router takes from the body."""
     backend = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": order.name}
+    match: Object = {"path": {"type": "PathPrefix", "value": "/v1"}}
+    if by_model:
+        match["headers"] = [{"type": "Exact", "name": MODEL_HEADER, "value": order.served}]
     rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+        "matches": [match],
         "backendRefs": [backend],
         "timeouts": {"request": "0s"},  # streams last as long as they last
     }
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": order.name},
-        "spec": {"parentRefs": [{"name": order.gateway}], "rules": [rule]},
+        "metadata": {"name": order.name, "labels": {PART_OF: order.part_of}},
+        "spec": {"parentRefs": [{"name": order.ground.gateway}], "rules": [rule]},
     }

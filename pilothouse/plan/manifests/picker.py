@@ -3,7 +3,8 @@
 from pilothouse.core.events import Role
 from pilothouse.plan.manifests.files import Object, yaml_text
 from pilothouse.plan.manifests.order import Order
-from pilothouse.plan.manifests.pods import LOCKED, UNPRIVILEGED, deployed
+from pilothouse.plan.manifests.pods import PLAN
+from pilothouse.plan.manifests.serving_pod import NAME, PART, PART_OF, deployed, serving_pod
 
 GRPC, HEALTH, METRICS = 9002, 9003, 9090  # llm-d's own
 FOLDER, FILE = "/etc/picker", "picker.yaml"
@@ -12,11 +13,7 @@ CONTEXT = 131_072  # tokens of a prompt that are matched at most, where the plan
 
 def picker_objects(order: Order) -> list[Object]:
     name = f"{order.name}-picker"
-    marks = {
-        "app.kubernetes.io/name": "llm-d-picker",
-        "app.kubernetes.io/part-of": order.name,
-        "app.kubernetes.io/component": "picker",
-    }
+    marks = {NAME: "llm-d-picker", PART_OF: order.part_of, PART: "picker", PLAN: order.name}
     head = {"name": name, "labels": marks}
     deployment = deployed(name, marks, _pod(order, name))
     deployment["spec"] = {"replicas": 1, **deployment["spec"]}
@@ -62,7 +59,7 @@ def _pod(order: Order, name: str) -> Object:
 
     container: Object = {
         "name": "picker",
-        "image": order.images.picker,
+        "image": order.ground.images.picker,
         "args": [
             f"--pool-name={order.name}",
             "--pool-namespace=$(NAMESPACE)",
@@ -76,20 +73,8 @@ def _pod(order: Order, name: str) -> Object:
         ],
         "readinessProbe": probe("readiness"),
         "livenessProbe": probe("liveness"),
-        "resources": {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},  # a judgement
-        "volumeMounts": [
-            {"name": "config", "mountPath": FOLDER, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
-        "securityContext": LOCKED,
     }
-    return {
-        "serviceAccountName": name,
-        "enableServiceLinks": False,
-        "securityContext": UNPRIVILEGED,
-        "containers": [container],
-        "volumes": [{"name": "config", "configMap": {"name": name}}, {"name": "tmp", "emptyDir": {}}],
-    }
+    return {"serviceAccountName": name, **serving_pod(container, name, FOLDER)}
 
 
 def _rights(head: Object) -> list[Object]:

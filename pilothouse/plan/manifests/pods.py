@@ -1,38 +1,30 @@
-"""The pod of an engine, which Kubernetes targets share: image, flags, probes, resources, volumes, rights."""
-
-from typing import Any
+"""The pod of an engine, which Kubernetes targets share: image, flags, probes, resources, volumes, rights, where it may run."""
 
 from pilothouse.plan.document import PoolPlan
+from pilothouse.plan.manifests.accelerators import known
 from pilothouse.plan.manifests.files import Object
-from pilothouse.plan.manifests.flags import DISK, DISK_FOLDER, DRAM, HTTP, Place, model_of, variables, words
+from pilothouse.plan.manifests.flags import DISK_FOLDER, DRAIN_S, HTTP, Place, model_of, variables, words
 from pilothouse.plan.manifests.order import Order, gpus_here, nodes
+from pilothouse.plan.manifests.serving_pod import LOCKED, NAME, PART, PART_OF, UNPRIVILEGED
+from pilothouse.plan.manifests.sizes import (
+    CPU_PER_GPU,
+    MEMORY_GIB_PER_GPU,
+    SHM_GIB,
+    disk_gib,
+    dram_gib,
+    scratch_gib,
+    starting_s,
+)
 
-UID = 1000
 HOME = "/var/cache/home"
 HUB_SECRET = "hub-token"  # optional: key `token`
-STARTING_S = 1800  # large models load for many minutes
-SHM_GIB = 16  # NCCL's rings, and vLLM's messages between its processes
-CPU_PER_GPU, MEMORY_GIB_PER_GPU = 4, 32  # a judgement: one busy process per GPU, weights pass through in pieces
-DEVICES = {"mi": "amd.com/gpu", "gaudi": "habana.ai/gaudi", "tpu": "google.com/tpu", "arc": "gpu.intel.com/xe"}
+LEAVING_S = 15  # until nobody sends requests any more: the gateway resolves names every 10 s
 POD_IP = "$(POD_IP)"
-POOL = "pilothouse.io/pool"  # label
-LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-UNPRIVILEGED = {
-    "runAsNonRoot": True,
-    "runAsUser": UID,
-    "runAsGroup": UID,
-    "fsGroup": UID,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
+PLAN, POOL = "pilothouse.io/plan", "pilothouse.io/pool"  # labels
 
 
 def labels(order: Order, pool: PoolPlan, component: str = "engine") -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": "vllm",
-        "app.kubernetes.io/part-of": order.name,
-        "app.kubernetes.io/component": component,
-        POOL: pool.name,
-    }
+    return {NAME: "vllm", PART_OF: order.part_of, PART: component, PLAN: order.name, POOL: pool.name}
 
 
 def place_of(order: Order, pool: PoolPlan, rank: str = "0", first_port: int = HTTP) -> Place:
@@ -43,33 +35,40 @@ def place_of(order: Order, pool: PoolPlan, rank: str = "0", first_port: int = HT
 
 def pod(order: Order, pool: PoolPlan, place: Place) -> Object:
     """PodSpec of one process of an engine."""
-    spec: Object = {
+    return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service named vllm would set VLLM_PORT, which vLLM reads
         "securityContext": UNPRIVILEGED,
-        "terminationGracePeriodSeconds": 120,
+        "terminationGracePeriodSeconds": LEAVING_S + DRAIN_S + 15,
+        **where(order, pool),
         "containers": [engine(order, pool, place)],
         "volumes": volumes(order, pool),
     }
-    if len({each.gpu for each in order.plan.pools}) > 1:
-        spec["nodeSelector"] = {"pilothouse.io/gpu": pool.gpu}
-    return spec
 
 
 def engine(order: Order, pool: PoolPlan, place: Place, name: str = "engine") -> Object:
     container: Object = {
         "name": name,
-        "image": order.images.engine,
+        "image": order.ground.images.of(known(pool.gpu).image),
         "command": ["vllm", "serve"],
-        "args": [place.model, *words(order, pool, place)],
+        "args": [_literal(word, place) for word in (place.model, *words(order, pool, place))],
         "env": environment(order, pool, place),
-        "resources": resources(pool),
+        "resources": resources(order, pool),
         "volumeMounts": mounts(order, pool),
-        "securityContext": LOCKED,
+        "securityContext": _rights(order, pool),
     }
     if place.rank == "0":
-        container |= {"ports": [{"name": "http", "containerPort": place.port, "protocol": "TCP"}], **probes("http")}
+        container |= {
+            "ports": [{"name": "http", "containerPort": place.port, "protocol": "TCP"}],
+            **probes("http", starting_s(order, pool)),
+            "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVING_S)]}}},
+        }
     return container
+
+
+def _literal(word: str, place: Place) -> str:
+    """Kubernetes would put variables in place of what looks like one."""
+    return word if word in (place.leader, place.rank) else word.replace("$(", "$$(")
 
 
 def environment(order: Order, pool: PoolPlan, place: Place) -> list[Object]:
@@ -83,22 +82,25 @@ def environment(order: Order, pool: PoolPlan, place: Place) -> list[Object]:
     ]
 
 
-def resources(pool: PoolPlan) -> Object:
+def resources(order: Order, pool: PoolPlan) -> Object:
     """Memory is that of weights on their way and of the KV tier in DRAM, which counts as the pod's."""
     gpus = gpus_here(pool)
-    memory = f"{MEMORY_GIB_PER_GPU * gpus + SHM_GIB + _dram_gib(pool)}Gi"
-    device = {_device(pool.gpu): str(gpus)}
+    memory = f"{MEMORY_GIB_PER_GPU * gpus + SHM_GIB + dram_gib(pool)}Gi"
+    device = {known(pool.gpu).resource: str(gpus)}
+    if _over_rdma(order, pool):
+        device[order.ground.rdma] = "1"
+    scratch = f"{scratch_gib(order, pool) + disk_gib(pool)}Gi"
     return {
-        "requests": {"cpu": str(CPU_PER_GPU * gpus), "memory": memory, **device},
+        "requests": {"cpu": str(CPU_PER_GPU * gpus), "memory": memory, "ephemeral-storage": scratch, **device},
         "limits": {"memory": memory, **device},
     }
 
 
-def probes(port: str) -> Object:
+def probes(port: str, start_s: int) -> Object:
     """Not ready at once if it does not answer; started anew only if it does not for a minute."""
     get = {"path": "/health", "port": port}
     return {
-        "startupProbe": {"httpGet": get, "periodSeconds": 10, "failureThreshold": STARTING_S // 10},
+        "startupProbe": {"httpGet": get, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": start_s // 10},
         "readinessProbe": {"httpGet": get, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
         "livenessProbe": {"httpGet": get, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
     }
@@ -106,15 +108,15 @@ def probes(port: str) -> Object:
 
 def volumes(order: Order, pool: PoolPlan) -> list[Object]:
     found: list[Object] = [
-        {"name": "home", "emptyDir": {}},
+        {"name": "home", "emptyDir": {"sizeLimit": f"{scratch_gib(order, pool)}Gi"}},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHM_GIB + _dram_gib(pool)}Gi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{SHM_GIB + dram_gib(pool)}Gi"}},
     ]
-    if disk := _disk_gib(pool):
+    if disk := disk_gib(pool):
         found.append({"name": "kv", "emptyDir": {"sizeLimit": f"{disk}Gi"}})
     match order.weights.scheme:
         case "pvc":
-            claim = {"claimName": order.weights.rest.split("/")[0], "readOnly": True}
+            claim = {"claimName": order.weights.claim, "readOnly": True}
             found.append({"name": "models", "persistentVolumeClaim": claim})
         case "oci":
             found.append({"name": "models", "image": {"reference": order.weights.rest, "pullPolicy": "IfNotPresent"}})
@@ -129,7 +131,7 @@ def mounts(order: Order, pool: PoolPlan) -> list[Object]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if _disk_gib(pool):
+    if disk_gib(pool):
         found.append({"name": "kv", "mountPath": DISK_FOLDER})
     if order.weights.scheme != "hf":
         folder = "/models" if order.weights.scheme else order.weights.uri
@@ -137,31 +139,34 @@ def mounts(order: Order, pool: PoolPlan) -> list[Object]:
     return found
 
 
-def _device(gpu: str) -> str:
-    return next((name for start, name in DEVICES.items() if gpu.startswith(start)), "nvidia.com/gpu")
-
-
-def _dram_gib(pool: PoolPlan) -> int:
-    """Of each node, rounded up."""
-    return _gib(sum(size for tier, size in pool.tiers.items() if tier in DRAM) / nodes(pool))
-
-
-def _disk_gib(pool: PoolPlan) -> int:
-    return _gib(sum(size for tier, size in pool.tiers.items() if tier in DISK) / nodes(pool))
-
-
-def _gib(gigabytes: float) -> int:
-    return -int(-gigabytes * 10**9 // (1 << 30))
-
-
-def deployed(name: str, marks: dict[str, str], spec: dict[str, Any]) -> Object:
-    """A Deployment's skeleton around a pod."""
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "labels": marks},
-        "spec": {
-            "selector": {"matchLabels": marks},
-            "template": {"metadata": {"labels": marks}, "spec": spec},
-        },
+def where(order: Order, pool: PoolPlan) -> Object:
+    """On nodes with that GPU, taints or not; engines of a pool apart, pools that exchange KV close to each other."""
+    gpu = known(pool.gpu)
+    one_of = {"matchExpressions": [{"key": gpu.label, "operator": "In", "values": list(gpu.products)}]}
+    affinity: Object = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [one_of]}}
     }
+    if pool.connector:
+        others = {PART_OF: order.part_of, PART: "engine"}
+        near = {"labelSelector": {"matchLabels": others}, "topologyKey": "topology.kubernetes.io/zone"}
+        wanted = [{"weight": 100, "podAffinityTerm": near}]
+        affinity["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": wanted}
+    found: Object = {
+        "affinity": affinity,
+        "tolerations": [{"key": gpu.resource, "operator": "Exists", "effect": "NoSchedule"}],
+    }
+    if nodes(pool) == 1:
+        spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+        found["topologySpreadConstraints"] = [{**spread, "labelSelector": {"matchLabels": labels(order, pool)}}]
+    return found
+
+
+def _over_rdma(order: Order, pool: PoolPlan) -> bool:
+    return bool(order.ground.rdma) and (bool(pool.connector) or nodes(pool) > 1)
+
+
+def _rights(order: Order, pool: PoolPlan) -> Object:
+    """A network card writes to memory that is locked."""
+    if not _over_rdma(order, pool):
+        return LOCKED
+    return LOCKED | {"capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]}}

@@ -7,14 +7,15 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manifest_plans import HOSTS, NAMES, order
+from manifest_plans import HOSTS, NAMES, fleet
 
 from pilothouse.core.events import Role
 from pilothouse.live.launch_command import name_of, split_options, value_of
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.manifests.flags import APART, EVENTS, EXCHANGE, HTTP, REPLAY, Place, variables, words
-from pilothouse.plan.manifests.order import Order, Weights, nodes, problems
+from pilothouse.plan.manifests.order import Fleet, Order, Weights, nodes
 from pilothouse.plan.manifests.placing import seats
+from pilothouse.plan.manifests.refusals import problems
 
 degrees = st.sampled_from([1, 2, 4, 8])
 layouts = st.builds(
@@ -52,15 +53,17 @@ def test_no_flag_twice_and_the_users_win(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_engines_on_one_machine_share_neither_gpus_nor_ports(name: str) -> None:
-    taken = seats(order(name), len(HOSTS))
+    asked = fleet(name)
+    taken = seats(asked, len(HOSTS))
     for machine in {seat.machine for seat in taken}:
         here = [seat for seat in taken if seat.machine == machine]
         gpus = [gpu for seat in here for gpu in seat.gpus]
         assert len(gpus) == len(set(gpus)) <= here[0].pool.gpus_per_node
         assert len({seat.number for seat in here}) == len(here)
+        assert len({seat.pool.gpu for seat in here}) == 1
         for first, second in pairwise((EXCHANGE, EVENTS, REPLAY, HTTP)):
             assert first + APART * (max(seat.number for seat in here) + 1) <= second
-    assert sum(len(seat.gpus) for seat in taken) == order(name).plan.gpus
+    assert sum(len(seat.gpus) for seat in taken) == sum(order.plan.gpus for order in asked.orders)
 
 
 @pytest.mark.parametrize(
@@ -78,26 +81,26 @@ def test_quantisation_is_asked_for_where_the_checkpoint_does_not_bring_it(
     pool = PoolPlan(name="a", replicas=1, layout=Layout(), gpu="h100_sxm", precision=precision)
     said = split_options(words(one_pool(pool, weights), pool, Place()))
     assert value_of(said, "--quantization") == flag
-    assert problems(one_pool(pool, weights)) == []
+    assert problems(Fleet((one_pool(pool, weights),))) == []
 
 
 @pytest.mark.parametrize(
     ("layout", "precision", "where"),
     [
         (Layout(), "int4", "pools[0].precision"),
-        (Layout(tp=3, dp=3), "bf16", "pools[0].layout"),
         (Layout(tp=2, dcp=3), "bf16", "pools[0].layout.dcp"),
         (Layout(tp=16, dp=2), "bf16", "pools[0].layout.dp"),
         (Layout(tp=0), "bf16", "pools[0].layout"),
+        (Layout(tp=3, dp=3), "bf16", "pools[0].layout"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_place(layout: Layout, precision: str, where: str) -> None:
     pool = PoolPlan(name="a", replicas=1, layout=layout, gpu="h100_sxm", precision=precision)
-    assert where in [problem.where for problem in problems(one_pool(pool))]
+    assert where in [problem.where for problem in problems(Fleet((one_pool(pool),)))]
 
 
 def test_both_sides_of_a_pair_have_the_same_kind_of_connector() -> None:
-    split = order("prefill_decode")
+    (split,) = fleet("prefill_decode").orders
     configs = [
         json.loads(value_of(split_options(words(split, pool, Place())), "--kv-transfer-config") or "")
         for pool in split.plan.pools

@@ -5,14 +5,14 @@ from argparse import ArgumentError
 from typing import Any
 
 import pytest
-from manifest_plans import HOSTS, NAMES, order
+from manifest_plans import HOSTS, NAMES, fleet
 from msgspec.structs import replace
 
 from pilothouse.core.events import Role
 from pilothouse.plan.document import Layout
 from pilothouse.plan.manifests.flags import Place, words
 from pilothouse.plan.manifests.kserve import additional
-from pilothouse.plan.manifests.order import Adapter, Order, nodes
+from pilothouse.plan.manifests.order import Adapter, Fleet, nodes
 from pilothouse.plan.manifests.placing import seats
 from pilothouse.plan.manifests.pods import place_of as pod_place
 from pilothouse.plan.manifests.vllm import command, place_of
@@ -30,16 +30,16 @@ def parser() -> Any:
     return make_arg_parser(FlexibleArgumentParser(add_help=False, exit_on_error=False))
 
 
-def lines(asked: Order) -> list[list[str]]:
-    """Every command line of the plan: by machine, and by pod."""
-    by_machine = [command(asked, seat, place_of(seat, HOSTS, "m"))[2:] for seat in seats(asked)]
+def lines(asked: Fleet) -> list[list[str]]:
+    """Every command line of the plans: by machine, by pod, and of KServe."""
+    by_machine = [command(seat, place_of(seat, HOSTS))[3:] for seat in seats(asked)]
     by_pod = [
-        ["m", *words(asked, pool, pod_place(asked, pool, rank))]
-        for pool in asked.plan.pools
+        words(order, pool, pod_place(order, pool, rank))
+        for order, pool in asked.pools
         for rank in ("0", "$(LWS_WORKER_INDEX)")[: 1 + (nodes(pool) > 1)]
     ]
-    by_kserve = [["m", *additional(asked, pool)] for pool in asked.plan.pools]
-    return [[re.sub(r"\$\([A-Z_]+\)", "1", word) for word in line] for line in by_machine + by_pod + by_kserve]
+    by_kserve = [additional(order, pool) for order, pool in asked.pools]
+    return [["m", *(re.sub(r"\$\([A-Z_]+\)", "1", word) for word in line)] for line in by_machine + by_pod + by_kserve]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -48,7 +48,7 @@ def lines(asked: Order) -> list[list[str]]:
 def test_vllm_understands_every_line(name: str, adapters: tuple[Adapter, ...], parser: Any) -> None:
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
 
-    asked = order(name, adapters=adapters)
+    asked = fleet(name, order={"adapters": adapters})
     for line in lines(asked):
         parsed = parser.parse_args(line)
         validate_parsed_serve_args(parsed)
@@ -62,17 +62,30 @@ def test_vllm_understands_every_line(name: str, adapters: tuple[Adapter, ...], p
         {"kv_precision": "fp4"},
         {"role": Role.PREFILL, "connector": "mooncake"},
         {"role": Role.DECODE, "connector": "nixl_push", "tiers": {"dram": 10.0}},
+        {"role": Role.DECODE, "connector": "mooncake", "tiers": {"dram": 10.0, "disk": 20.0}},
         {"layout": Layout(tp=8, pp=2, dp=4, dcp=4, pcp=1)},
+        {"layout": Layout(tp=4, pcp=2, expert_parallel=True)},
+        {
+            "layout": Layout(dp=8, expert_parallel=True),
+            "engine_args": ["--enable-eplb", "--eplb-config.window_size 100"],
+        },
+        {"kv_precision": "fp8", "max_num_seqs": 64, "max_num_batched_tokens": 4096},
+        {"tiers": {"dram": 100.0, "nvme": 900.0}},
+        {"engine_args": ["--quantization int8_per_channel_weight_only", "--block-size 32"]},
         {"speculation": {"method": "mtp", "num_speculative_tokens": 2}},
         {"max_model_len": 131072, "memory_utilisation": 0.85, "precision": "fp8"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_vllm_understands_every_option(changes: dict[str, Any], parser: Any) -> None:
-    asked = order("single")
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+
+    (asked,) = fleet("single").orders
     pool = replace(asked.plan.pools[0], **changes)
     asked = replace(asked, plan=replace(asked.plan, pools=[pool]))
-    assert parser.parse_args(["m", *words(asked, pool, Place(leader="10.0.0.1"))]).model_tag == "m"
+    parsed = parser.parse_args(["m", *words(asked, pool, Place(leader="10.0.0.1"))])
+    validate_parsed_serve_args(parsed)
+    assert parsed.model_tag == "m"
 
 
 def test_a_wrong_flag_would_be_noticed(parser: Any) -> None:

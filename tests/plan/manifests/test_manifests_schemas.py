@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_plans import NAMES, order, refused, scaled, weights
+from manifest_plans import NAMES, SITES, fleet, refused, scaled, weights
 
-from pilothouse.plan.manifests.order import Adapter, Priority
+from pilothouse.plan.manifests.ground import Priority
+from pilothouse.plan.manifests.order import Adapter
 from pilothouse.plan.manifests.targets import TARGETS, render
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -34,12 +35,12 @@ def tool() -> tuple[Any, Any]:
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_objects_are_what_their_schemas_say(name: str, target: str) -> None:
     module, catalogue = tool()
-    more = scaled(target) if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
+    ground = {"objectives": (Priority("interactive", 100),), "sites": SITES, "rdma": "rdma/ib"}
+    if name == "grid":
+        ground |= scaled(target)
+    order = {} if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
     verdicts = []
-    for file in render(
-        order(name, objectives=(Priority("interactive", 100),), sites=("east",), **weights(name, target), **more),
-        target,
-    ):
+    for file in render(fleet(name, weights(name, target), order, **ground), target):
         for each in yaml.safe_load_all(file.text):
             verdict, label, lines = module.check(catalogue, each)
             assert verdict != "FAIL", (label, lines)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_plans import NAMES, order, scaled
+from manifest_plans import NAMES, fleet, scaled
 
 from pilothouse.plan.manifests.order import Adapter
 from pilothouse.plan.manifests.targets import render
@@ -16,10 +16,11 @@ HPA = {"scaling": {"maxReplicas": 2, "wva": {"hpa": {}}}}
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_keeps_the_rules(name: str) -> None:
-    more = scaled("kserve") if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
+    ground = scaled("kserve") if name == "grid" else {}
+    order = {} if name == "grid" else {"adapters": (Adapter("sql", "hf://org/sql-lora"),)}
     made = [
         each
-        for file in render(order(name, **more), "kserve")
+        for file in render(fleet(name, order=order, **ground), "kserve")
         for each in yaml.safe_load_all(file.text)
         if each["kind"] == "LLMInferenceService"
     ]

@@ -1,0 +1,91 @@
+"""Scaling: numbers are KEDA's, and what it asks Prometheus for is what engines and gateway really export."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from manifest_plans import fleet, scaled
+from msgspec.structs import replace
+
+from pilothouse.config.load import load
+from pilothouse.core.events import Role
+from pilothouse.live.inspect import NAMES as METRICS
+from pilothouse.plan.document import Bound, Confidence, Expected
+from pilothouse.plan.manifests.ground import Ground, Scaling
+from pilothouse.plan.manifests.scaling import ENGINE_SERIES, GATEWAY_SERIES, query, threshold
+from pilothouse.plan.manifests.targets import render
+
+EXPECTED = Expected(
+    ttft_s=0.5, tpot_s=0.02, ttft_band=0.3, tpot_band=0.1, output_per_s=4000, requests_per_s=20, requests_per_s_max=25,
+    kv_tokens=10**6, utilisation=0.5, bound=Bound.COMPUTE, usd_per_hour=1, usd_per_m_input=1, usd_per_m_output=1,
+    usd_per_m=1, confidence=Confidence.ESTIMATED,
+)  # fmt: skip
+
+
+def objects(name: str, kind: str, target: str = "kubernetes", **ground: Any) -> list[dict[str, Any]]:
+    made = render(fleet(name, **ground), target)
+    return [each for file in made for each in yaml.safe_load_all(file.text) if each.get("kind") == kind]
+
+
+def test_scaled_pools_leave_their_replicas_to_keda() -> None:
+    (scaler,) = objects("grid", "ScaledObject", **scaled("kubernetes"))
+    deployments = objects("grid", "Deployment", **scaled("kubernetes"))
+    counts = {each["metadata"]["name"]: each["spec"].get("replicas") for each in deployments}
+    assert scaler["spec"]["scaleTargetRef"]["name"] == "grid-bulk" and scaler["spec"]["minReplicaCount"] == 0
+    assert scaler["metadata"]["labels"]["pilothouse.io/class"] == "batch"
+    assert counts == {"grid-interactive": 2, "grid-bulk": None, "grid-gateway": 1}
+
+
+def test_series_are_those_that_are_exported() -> None:
+    assert (METRICS["vllm"].running, METRICS["vllm"].waiting) == ENGINE_SERIES
+    text = query(*fleet("single").pools[0], Scaling("main", "chat", 1, 4))
+    assert set(re.findall(r"sum\((\S+?)\{", text)) == {*ENGINE_SERIES, GATEWAY_SERIES}
+
+
+def test_labels_in_a_query_are_given_to_the_series() -> None:
+    """By prometheus-operator, of the pods' labels."""
+    monitors = objects("grid", "PodMonitor", **scaled("kubernetes"))
+    (scaler,) = objects("grid", "ScaledObject", **scaled("kubernetes"))
+    given = {re.sub(r"[./-]", "_", label) for each in monitors for label in each["spec"]["podTargetLabels"]}
+    asked = set(re.findall(r"(\w+)=", scaler["spec"]["triggers"][0]["metadata"]["query"]))
+    assert asked - {"model"} <= given
+
+
+@pytest.mark.parametrize(("least", "absent_is_none"), [(0, True), (1, False)])
+def test_engines_without_series_are_a_fault_unless_there_may_be_none(least: int, absent_is_none: bool) -> None:
+    text = query(*fleet("single").pools[0], Scaling("main", "chat", least, 4))
+    engines = text.partition(GATEWAY_SERIES)[0]
+    assert ("or vector(0)" in engines) == absent_is_none
+    (scaler,) = objects("single", "ScaledObject", scaling=(Scaling("main", "chat", least, 4),))
+    assert scaler["spec"]["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
+    assert scaler["spec"]["fallback"]["replicas"] == 4
+
+
+def test_requests_wait_for_the_first_engine_as_long_as_it_may_take() -> None:
+    for least, longer in ((0, True), (1, False)):
+        (config,) = objects("single", "ConfigMap", scaling=(Scaling("main", "chat", least, 4),))
+        waiting = load(config["data"]["pilothouse.yaml"]).timeouts.waiting
+        assert (waiting.us > 600_000_000) == longer
+
+
+@pytest.mark.parametrize(
+    ("role", "requests"),
+    [(Role.BOTH, 22), (Role.PREFILL, 2), (Role.DECODE, 20)],  # 20/s x (0.5 s + 200 tokens x 0.02 s) / 4 engines
+)
+def test_another_engine_is_wanted_beyond_what_the_plan_expects(role: Role, requests: int) -> None:
+    (order,) = fleet("single").orders
+    pool = replace(order.plan.pools[0], role=role)
+    expecting = replace(order, plan=replace(order.plan, pools=[pool], expected=EXPECTED))
+    assert threshold(expecting, pool, Scaling("main", "chat", 1, 4)) == requests
+    assert threshold(expecting, pool, Scaling("main", "chat", 1, 4, requests=7)) == 7
+    assert threshold(order, pool, Scaling("main", "chat", 1, 4)) == 64  # half of max_num_seqs
+
+
+@pytest.mark.parametrize(
+    ("url", "namespace"),
+    [("http://prometheus-operated.monitoring:9090", "monitoring"), ("http://p.obs.svc:9090/x", "obs"),
+     ("http://10.0.0.9:9090", ""), ("http://prometheus:9090", "")],
+)  # fmt: skip
+def test_who_may_read_metrics_follows_from_where_prometheus_is(url: str, namespace: str) -> None:
+    assert Ground(prometheus=url).monitoring == namespace

@@ -246,6 +246,8 @@ def _exchange(pool: Replicas) -> dict[str, Any]:
         "kv_token_bytes": _token_bytes(pool),
         "link_bytes_per_us": pool.link.gb_per_s * 1e3,
         "link_latency_us": pool.link.latency.us,
+        "far_bytes_per_us": (pool.link.far_gb_per_s or pool.link.gb_per_s) * 1e3,
+        "labels": pool.labels,
     }
 
 

@@ -13,7 +13,7 @@ from pilothouse.plan.manifests.images import UNFILLED, Images
 from pilothouse.plan.manifests.needs import needs
 from pilothouse.plan.manifests.order import Fleet
 from pilothouse.plan.manifests.targets import TARGETS, render, write
-from pilothouse.plan.plan_file import is_plan, read_plans
+from pilothouse.plan.plan_file import holds_plans, read_plans
 
 OUTSIDE = ("vllm", "compose")  # targets that are no Kubernetes objects
 
@@ -51,7 +51,7 @@ def _plans_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     inside = sorted(source.glob("*.yaml"))
-    return inside if inside and all(is_plan(path) for path in inside) else []
+    return inside if inside and all(holds_plans(path) for path in inside) else []
 
 
 def _check(folder: Path) -> None:

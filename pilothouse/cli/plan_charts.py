@@ -10,7 +10,8 @@ from pilothouse.plan.analytic import load_at
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.memory import held
 from pilothouse.plan.promise import expected_of, fleets_of
-from pilothouse.plan.search import Question, titled
+from pilothouse.plan.question import Question
+from pilothouse.plan.search import titled
 from pilothouse.plan.simulated import Hardware, engines_of
 from pilothouse.report.charts import Chart, Figure, axis, faint, plain, rounded
 

@@ -9,15 +9,17 @@ from pilothouse.cli.later import Later
 from pilothouse.cli.problems import exits_with_problems
 
 if TYPE_CHECKING:
-    from pilothouse.cli import plan_given, plan_wanted, planning
+    from pilothouse.cli import plan_given, plan_judging, plan_wanted, planning
 else:
-    planning, plan_wanted, plan_given = Later("planning"), Later("plan_wanted"), Later("plan_given")
+    planning, plan_wanted = Later("planning"), Later("plan_wanted")
+    plan_given, plan_judging = Later("plan_given"), Later("plan_judging")
 
 # What is long to say.
 FILE = typer.Argument(help="all of this in one file (YAML), options come first; or a plan to judge")
 BLUEPRINT = typer.Option(
     help="begin with chat, rag, batch, grid, hybrid or edge, changed as asked; list: which there are"
 )
+GPU = typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry; several kinds: h100=16, repeatable")
 MODEL = typer.Option(help="of the catalogue, a directory with config.json, a YAML entry, or a hub name")
 WORKLOAD = typer.Option(help="workload file, trace, a journal's directory, or prometheus:http://HOST:PORT")
 PROMPT_TOKENS = typer.Option(
@@ -36,7 +38,7 @@ def plan(
     file: Annotated[Path | None, FILE] = None,
     blueprint: Annotated[str, BLUEPRINT] = "",
     model: Annotated[str, MODEL] = "",
-    gpu: Annotated[str, typer.Option(help="a GPU of the catalogue, e.g. h100, or a YAML entry")] = "",
+    gpu: Annotated[list[str] | None, GPU] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that there are")] = None,
     workload: Annotated[str, WORKLOAD] = "",
     served_name: Annotated[str, typer.Option(help="which model of a journal or of Prometheus")] = "",
@@ -56,6 +58,9 @@ def plan(
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own: before those that ship")] = "",
     provider: Annotated[str, typer.Option(help="whose prices, e.g. aws; default: the lower median of all")] = "",
+    without: Annotated[
+        list[str] | None, typer.Option(help="do not look at: split, speculation or tiers; repeatable")
+    ] = None,
     usd_per_hour: Annotated[float | None, typer.Option(help="of one GPU, in place of any list")] = None,
     term: Annotated[str, TERM] = "",
     burst: Annotated[str, typer.Option(help="on_demand or spot: what only runs in busy times, beside --term")] = "",
@@ -77,12 +82,13 @@ def plan(
         "concurrency": concurrency, "rate": rate, "ttft": ttft, "tpot": tpot, "percentile": percentile,
         "classes": classes, "goal": goal, "precisions": precision, "kv_precision": kv_precision, "prices": prices,
         "provider": provider, "usd_per_hour": usd_per_hour, "term": term, "burst": burst, "follows": follows,
+        "without": without,
     }  # fmt: skip
     if blueprint == "list":
         plan_given.list_blueprints()
         return
-    if blueprint or (file is not None and plan_wanted.is_plan(file)):
-        plan_given.check(blueprint, file, given, plan_given.How(simulate, seed, out, page, as_json))
+    if blueprint or plan_given.is_there(file):
+        plan_given.check(blueprint, file, given, plan_judging.How(simulate, seed, out, page, as_json))
         return
     wanted, base = plan_wanted.read_wanted(file, given)
     planning.plan(plan_wanted.Asked(wanted, base, why, out, as_json, simulate, seed, page))

@@ -11,7 +11,8 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Confidence, Expected, Plan
 from pilothouse.plan.prices import HOURS_PER_MONTH
 from pilothouse.plan.promise import expected_of, keeps
-from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.question import Question
+from pilothouse.plan.search import Found, titled
 from pilothouse.plan.simulated import Hardware
 from pilothouse.report.grouping import PALETTE
 from pilothouse.report.page import rendered

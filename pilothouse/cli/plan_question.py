@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pilothouse.cli.plan_wanted import Asked, Wanted
+from pilothouse.cli.plan_wanted import MAY_GO, Asked, Wanted
 from pilothouse.cli.plan_workload import asks_for, classes_for, missing_workload
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
@@ -12,19 +12,21 @@ from pilothouse.plan.buying import ALL_DAY, BURSTS, Buying
 from pilothouse.plan.document import Objective
 from pilothouse.plan.model_source import find_gpu, find_model
 from pilothouse.plan.prices import TERMS, Prices, public, read_prices
-from pilothouse.plan.search import Goal, Question
+from pilothouse.plan.question import Goal, Question, Stock
 from pilothouse.plan.source import Source
+
+GPUS_MAX = 4096  # of one kind
 
 
 def question_of(asked: Asked) -> tuple[Question, Source]:
     wanted, problems = asked.wanted, list[Problem]()
-    for name in ("model", "gpu", "gpus"):
-        if not getattr(wanted, name):
-            problems.append(Problem(f"--{name}", "is missing"))
+    if not wanted.model:
+        problems.append(Problem("--model", "is missing"))
+    counts = _counts(wanted, problems)
     problems += missing_workload(wanted)
     if problems:
         raise ConfigError(problems)
-    model, gpu = find_model(wanted.model), find_gpu(wanted.gpu)
+    model, gpus = find_model(wanted.model), {name: find_gpu(name) for name in counts}
     precisions: list[Precision] = []
     for name in wanted.precisions:
         try:
@@ -38,28 +40,55 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     ):
         if value not in known:
             problems.append(Problem(where, f"{value!r} is none of {', '.join(known)}"))
+    problems += [
+        Problem("--without", f"{name!r} is none of {', '.join(MAY_GO)}")
+        for name in wanted.without
+        if name not in MAY_GO
+    ]
     if problems:
         raise ConfigError(problems)
-    source, asks = asks_for(asked, step_time(model, gpu, 1, precisions[0]))
+    source, asks = asks_for(asked, step_time(model, next(iter(gpus.values())), 1, precisions[0]))
     classes = classes_for(wanted, asks)
     limits = [None if limit is None else limit.seconds for limit in (wanted.ttft, wanted.tpot)]
+    prices, buying = prices_of(asked, list(gpus.values())), buying_of(wanted)
+    stocks = [
+        Stock(gpu=gpu, count=counts[said], said="" if gpu.name in GPUS else said, price=prices.of(gpu, wanted.term))
+        for said, gpu in gpus.items()
+    ]
     return Question(
-        name=f"{model.name.rpartition('/')[2]} on {wanted.gpus} x {gpu.name}",
-        model=model, gpu=gpu,
+        name=f"{model.name.rpartition('/')[2]} on {' + '.join(f'{each.count} x {each.gpu.name}' for each in stocks)}",
+        model=model, stocks=stocks,
         model_said=model.name if model.name in MODELS else wanted.model,
-        gpu_said=gpu.name if gpu.name in GPUS else wanted.gpu, gpus=wanted.gpus,
         asks=asks, objective=Objective(percentile=wanted.percentile, ttft_s=limits[0], tpot_s=limits[1]),
         classes=classes, workload=source.said, rate=wanted.rate, goal=Goal(wanted.goal),
-        prices=prices_of(asked, [gpu]), buying=buying_of(wanted), precisions=tuple(precisions),
-        kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split=wanted.split,
+        precisions=tuple(precisions),
+        kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split="split" not in wanted.without,
+        speculation="speculation" not in wanted.without, tiers="tiers" not in wanted.without,
+        prices=prices, buying=buying,
     ), source  # fmt: skip
+
+
+def _counts(wanted: Wanted, problems: list[Problem]) -> dict[str, int]:
+    """How many there are of each kind."""
+    if isinstance(wanted.gpus, dict):
+        found = wanted.gpus
+        if wanted.gpu:
+            problems.append(Problem("gpu", "is for one kind: of several, `gpus` says how many there are of each"))
+    else:
+        found = {wanted.gpu: wanted.gpus} if wanted.gpu and wanted.gpus else {}
+        problems += [Problem(f"--{name}", "is missing") for name in ("gpu", "gpus") if not getattr(wanted, name)]
+    for name, count in found.items():
+        if not 1 <= count <= GPUS_MAX:
+            problems.append(Problem("gpus", f"{count} of {name}: must be 1 to {GPUS_MAX:,}"))
+    return found
 
 
 def prices_of(asked: Asked, gpus: Sequence[Gpu]) -> Prices:
     """Raises ConfigError where one of these GPUs has no price at a term that was asked for."""
     wanted = asked.wanted
     own = [read_prices(asked.base / wanted.prices, [gpu.name for gpu in gpus])] if wanted.prices else []
-    prices = Prices((*own, public()), wanted.provider, wanted.usd_per_hour)
+    given = {} if wanted.usd_per_hour is None else {gpu.name: wanted.usd_per_hour for gpu in gpus}
+    prices = Prices((*own, public()), wanted.provider, given)
     if wanted.provider and wanted.provider not in prices.providers:
         what = f"{wanted.provider!r} is none of {', '.join(prices.providers)}"
         raise ConfigError([Problem("--provider", what)])

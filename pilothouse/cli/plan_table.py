@@ -10,7 +10,8 @@ from pilothouse.plan.division import Division
 from pilothouse.plan.document import Expected, Plan
 from pilothouse.plan.prices import HOURS_PER_MONTH
 from pilothouse.plan.promise import expected_of, keeps
-from pilothouse.plan.search import Found, Question, titled
+from pilothouse.plan.question import Question
+from pilothouse.plan.search import Found, titled
 from pilothouse.plan.source import Source
 
 SHOWN = 8  # lines of the table

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pilothouse.cli.plan_given import How, judge
+from pilothouse.cli.plan_judging import How, Judged, judge
 from pilothouse.plan.plan_file import read_plan
 from pilothouse.plan.rehearsal import Trials, job
 
@@ -21,17 +21,32 @@ class Defaults(msgspec.Struct, frozen=True):
     seeds: list[int]
 
 
-def plan_defaults(path: Path) -> Defaults:
-    return Defaults([read_plan(path).policy], LOADS, [1])
+class Planned:
+    """A plan's file. The workload of each seed is read once."""
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.plan = path, read_plan(path)
+        self._judged: dict[int, Judged] = {}
 
-def trials(path: Path, loads: Sequence[float], seeds: Sequence[int]) -> Trials:
-    """Raises ConfigError for what cannot be simulated."""
-    plan, jobs = read_plan(path), {}
-    made = plan
-    for seed in seeds:
-        found = judge(plan, {}, path.parent, How(simulate=False, seed=seed))
-        made, asks = found.plan, found.question.asks
-        for load in loads:
-            jobs[load, seed] = job(made, found.hardware, asks, found.source.workload, seed, load)
-    return Trials(made, jobs)
+    @property
+    def defaults(self) -> Defaults:
+        return Defaults([self.plan.policy], LOADS if self._at(1).question.asks.rate else [1.0], [1])
+
+    @property
+    def workload(self) -> Any:
+        return self.plan.workload
+
+    def subject(self, loads: Sequence[float], seeds: Sequence[int]) -> Trials:
+        """Raises ConfigError for what cannot be simulated."""
+        jobs = {}
+        for seed in seeds:
+            one = self._at(seed)
+            for load in loads:
+                jobs[load, seed] = job(one.plan, one.hardware, one.question.asks, one.source.workload, seed, load)
+        return Trials(self._at(seeds[0]).plan, jobs)
+
+    def _at(self, seed: int) -> Judged:
+        if seed not in self._judged:
+            how = How(simulate=False, seed=seed, late=True)
+            self._judged[seed] = judge(self.plan, {}, self.path.parent, how, str(self.path))
+        return self._judged[seed]

@@ -14,11 +14,14 @@ from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.units import SECOND
 from pilothouse.plan.buying import KEEP_S, SPOT_EXTRA
-from pilothouse.plan.plan_file import is_plan
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
-from pilothouse.plan.search import Goal
+from pilothouse.plan.question import Goal
 
-__all__ = ["Asked", "ClassWanted", "Wanted", "is_plan", "read_wanted"]
+MAY_GO = {
+    "split": "prefill and decode on engines of their own",
+    "speculation": "drafts, where something to draft with is known",
+    "tiers": "KV in the hosts' memory",
+}
 
 
 class ClassWanted(Settings, frozen=True, kw_only=True):
@@ -34,7 +37,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
 
     model: Annotated[str, Meta(description="a model of the catalogue")] = ""
     gpu: Annotated[str, Meta(description="a GPU of the catalogue")] = ""
-    gpus: Annotated[int, Meta(ge=0, le=4096, description="GPUs that there are")] = 0
+    gpus: Annotated[
+        int | dict[str, int], Meta(description="GPUs that there are; of several kinds: {h100: 16, l40s: 32}")
+    ] = 0
     gpus_per_node: Annotated[int, Meta(ge=1, le=1024, description="GPUs with fast links to each other")] = 8
     workload: Annotated[Any, Meta(description="a workload, or the path of its file, of a trace or a journal")] = None
     served_name: Annotated[str, Meta(description="which model of a journal or of Prometheus")] = ""
@@ -77,7 +82,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
     spot_extra: Annotated[float, Meta(ge=0, le=10, description="of spot hours, bought again when it is taken away")] = (
         SPOT_EXTRA
     )
-    split: Annotated[bool, Meta(description="look at prefill and decode on engines of their own too")] = True
+    without: Annotated[list[str], Meta(description=f"what is not looked at: {', '.join(MAY_GO)}")] = field(
+        default_factory=list
+    )
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -107,6 +114,8 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     if not isinstance(data, dict):
         raise ConfigError([Problem(str(path), "must be a mapping: model, gpu, gpus, workload ...")])
     said = {name: value for name, value in given.items() if value not in (None, "", [])}
+    if gpu := said.pop("gpu", None):
+        said |= _gpus([gpu] if isinstance(gpu, str) else list(gpu))
     base = path.parent if path is not None else Path()
     if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)
@@ -123,16 +132,27 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     return wanted, base
 
 
+def _gpus(words: list[str]) -> dict[str, Any]:
+    """`["h100"]`, of which `--gpus` says how many, or `["h100=16", "l40s=32"]`, as a file would say it."""
+    if len(words) == 1 and "=" not in words[0]:
+        return {"gpu": words[0]}
+    counts = dict(word.rpartition("=")[::2] for word in words)
+    if not all(name and count.isdecimal() for name, count in counts.items()) or len(counts) < len(words):
+        what = f"of several kinds say how many: --gpu h100=16 --gpu l40s=32, not {', '.join(words)}"
+        raise ConfigError([Problem("--gpu", what)])
+    return {"gpus": {name: int(count) for name, count in counts.items()}}
+
+
 def _class(words: str, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
     """`support:ttft=300ms,tpot=30ms` as a file would say it."""
-    name, _, limits = words.partition(":")
+    name, _, limits = (part.strip() for part in words.partition(":"))
     found: dict[str, Any] = {}
     for part in filter(None, limits.split(",")):
         key, equals, value = (word.strip() for word in part.partition("="))
         found[key] = int(value) if key == "percentile" and value.isdigit() else value
-        if not equals:
+        if not equals or not name:
             problems.append(
                 Problem("--class", f"{words!r} is not of this form: support:ttft=300ms,tpot=30ms,percentile=90")
             )
             return name, {}
-    return name.strip(), found
+    return name, found

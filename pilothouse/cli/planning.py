@@ -20,8 +20,9 @@ from pilothouse.plan.division import Division, divisions
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import moved, plan_text
 from pilothouse.plan.promise import INFINITE, expected_of, keeps
+from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
-from pilothouse.plan.search import Found, Question, rank, search
+from pilothouse.plan.search import Found, rank, search
 from pilothouse.workload.requests import Workload
 
 TRIED = 4  # plans that are simulated at a time: the best by sums
@@ -111,4 +112,4 @@ def _nothing(question: Question, found: Found) -> str:
     """Why there is no plan, and what would help."""
     tried = [way for way in found.rejected if way.tried] or found.rejected
     last = f": {tried[-1].what}: {tried[-1].why}" if tried else ""
-    return f"no fleet of {question.gpus} x {question.gpu.name} keeps these objectives (--why lists all){last}"
+    return f"no fleet of {question.said} keeps these objectives (--why lists all){last}"

@@ -9,16 +9,14 @@ import msgspec
 import typer
 from rich.console import Console
 
-from pilothouse.cli.plan_trials import Defaults, plan_defaults, trials
-from pilothouse.cli.plan_wanted import is_plan
+from pilothouse.cli.plan_trials import Defaults, Planned
 from pilothouse.cli.run_progress import RunProgress
 from pilothouse.cli.running import read_config
-from pilothouse.config.scenario import Scenario
 from pilothouse.config.scenario_load import Ready, load_scenario, policy_named
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores, run_all
 from pilothouse.experiments.tasks import STOPPED, Ended, tasks_of
-from pilothouse.plan.plan_file import read_plan
+from pilothouse.plan.plan_file import holds_plans
 from pilothouse.plugins import load_plugins
 from pilothouse.report.files import Mark, Saved, merged, read, save
 from pilothouse.report.page import check_extra, write_page
@@ -39,20 +37,38 @@ class Asked(msgspec.Struct, frozen=True):
     jobs: int | None
 
 
+class Written(msgspec.Struct, frozen=True):
+    """A scenario, as `Planned` is a plan."""
+
+    ready: Ready
+
+    @property
+    def defaults(self) -> Defaults:
+        scenario = self.ready.scenario
+        return Defaults(scenario.policies, scenario.loads, scenario.seeds)
+
+    @property
+    def workload(self) -> Any:
+        return self.ready.scenario.workload
+
+    def subject(self, _loads: Sequence[float], _seeds: Sequence[int]) -> Ready:
+        return self.ready
+
+
 def sim(path: Path, asked: Asked) -> None:
     load_plugins()
     text = read_config(path)
-    ready = None if is_plan(path) else load_scenario(text, str(path), path.parent)
-    workload = read_plan(path).workload if ready is None else ready.scenario.workload
-    policies, loads, seeds = _wanted(plan_defaults(path) if ready is None else ready.scenario, asked)
+    given = Planned(path) if holds_plans(path) else Written(load_scenario(text, str(path), path.parent))
+    policies, loads, seeds = _wanted(given.defaults, asked)
     out = _page_path(path, asked)
     tasks = tasks_of(policies, loads, seeds)
-    subject = trials(path, loads, seeds) if ready is None else ready
+    subject = given.subject(loads, seeds)
     with RunProgress(tasks, _console(stderr=True)) as progress:
         ended = run_all([subject], tasks, asked.jobs or cores(), progress)
     runs = [part.run for part in ended if part.run is not None]
     if runs:
-        saved = Saved(runs, _command(path, asked), _source(text, workload, path.parent), _marks(ready) if ready else [])
+        marks = _marks(given.ready) if isinstance(given, Written) else []
+        saved = Saved(runs, _command(path, asked), _source(text, given.workload, path.parent), marks)
         print_runs(runs, _console())
         if asked.json:
             save(saved, asked.json)
@@ -76,10 +92,10 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
-def _wanted(scenario: Scenario | Defaults, asked: Asked) -> tuple[list[Any], list[float], list[int]]:
-    """The scenario's policies, loads and seeds, or those of the command line. Raises ConfigError."""
+def _wanted(given: Defaults, asked: Asked) -> tuple[list[Any], list[float], list[int]]:
+    """The file's policies, loads and seeds, or those of the command line. Raises ConfigError."""
     problems: list[Problem] = []
-    spelled = {policy_named(policy).name: policy for policy in scenario.policies}
+    spelled = {policy_named(policy).name: policy for policy in given.policies}
     policies: list[Any] = []
     for name in _parts(asked.policies):
         try:
@@ -91,7 +107,7 @@ def _wanted(scenario: Scenario | Defaults, asked: Asked) -> tuple[list[Any], lis
     problems += [Problem("--load", f"{load:g} is not more than 0") for load in loads if not 0 < load < float("inf")]
     if problems:
         raise ConfigError(problems)
-    wanted = policies or scenario.policies, loads or scenario.loads, seeds or scenario.seeds
+    wanted = policies or given.policies, loads or given.loads, seeds or given.seeds
     return list(wanted[0]), list(wanted[1]), list(wanted[2])
 
 

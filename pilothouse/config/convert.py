@@ -54,11 +54,11 @@ def _value(kind: Any, data: object, where: str, problems: list[Problem]) -> Any:
     if get_origin(inner) is list and isinstance(data, list):
         values = [_value(get_args(inner)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)]
         return values if data or kind is inner else _leaf(kind, inner, values, where, problems)
-    if get_origin(inner) is dict and _is_struct(get_args(inner)[1]) and isinstance(data, dict):
-        found = {
-            str(name): convert(get_args(inner)[1], item, _join(where, name), problems) for name, item in data.items()
-        }
-        return _leaf(kind, inner, {}, where, problems) if None in found.values() else found
+    if get_origin(inner) is dict and _is_struct(get_args(inner)[1]):
+        if not isinstance(data, dict):
+            problems.append(Problem(where, f"must be a mapping, not {_said(data)}"))
+            return None
+        return {str(key): convert(get_args(inner)[1], item, _join(where, key), problems) for key, item in data.items()}
     return _leaf(kind, inner, data, where, problems)
 
 
@@ -70,8 +70,9 @@ def _one_of(parts: list[Any], kind: Any, data: object, where: str, problems: lis
     plain = [part for part in parts if not _is_struct(part)]
     if structs and (isinstance(data, dict) or not plain):
         return convert_tagged(structs, data, where, problems)
-    if len(plain) == 1:
-        return _value(plain[0], data, where, problems)
+    if len(plain) == 1:  # limits of the union are its own
+        limits = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+        return _value(Annotated[(plain[0], *limits)] if limits else plain[0], data, where, problems)
     if isinstance(data, str) and Micros in plain:
         return _value(Micros, data, where, problems)
     return _leaf(Union[tuple(part for part in plain if part is not Micros)], None, data, where, problems)  # noqa: UP007

@@ -1,7 +1,7 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -16,7 +16,13 @@ from pilothouse.core.errors import ConfigError, Problem
 MAY_BE_ZERO = {"timeouts.waiting", "timeouts.drain", "limits.token_cache"}  # zero turns the thing off
 
 
-class _Loader(yaml.SafeLoader):
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _Base
+else:  # libyaml, where it is there: 8 times as fast
+    _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):
     """YAML without code, and without a field given twice, of which plain YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -19,6 +19,9 @@ class Link(Settings, frozen=True, kw_only=True):
 
     gb_per_s: Annotated[float, Meta(gt=0, description="gigabytes per second that a transfer gets")] = 40.0
     latency: Annotated[Duration, Meta(description="of one transfer, whatever its size")] = duration(2_000)
+    far_gb_per_s: Annotated[
+        float | None, Meta(gt=0, description="the same to engines that stand elsewhere (`labels`); default: as near")
+    ] = None
 
 
 class Space(Settings, frozen=True, kw_only=True):
@@ -69,6 +72,7 @@ class Replicas(Settings, frozen=True, kw_only=True):
     start_up: Annotated[Duration, Meta(description="from a start or restart until it serves")] = duration(60 * SECOND)
     role: RoleName = "both"
     link: Annotated[Link, Meta(description="of each engine of a prefill or decode pool")] = Link()
+    labels: Annotated[dict[str, str], Meta(description="where the engines stand: rack, zone, ...")] = {}
     tiers: Annotated[SimulatedTiers, Meta(description="KV below the GPU; default: none")] = SimulatedTiers()
 
 

@@ -1,7 +1,8 @@
 """The decision about one request: what is known of each candidate, the profile's choice, and whether to split.
 
 A request is split when the profile's decider says that it pays to have its prompt computed by a prefill endpoint and the
-KV handed over. The decode endpoint of a split request is chosen anew, for what is left to do there.
+KV handed over. The decode endpoint of a split request is chosen anew, for what is left to do there, and then a prefill
+endpoint for it: what the way of the KV takes counts in both choices.
 """
 
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Chooser:
         reason = decider.keeps(self._side(whole))
         if reason:
             return _kept(decider, whole, reason)
-        decode = self._decode_known(known)
+        decode = self._decode_known(known, prefill)
         partners = [any(_pair(p, d) for p in prefill) for d in decode.endpoints]
         if not any(partners):
             none = "exchanges KV with these" if prefill else "is up and has room"
@@ -105,14 +106,15 @@ class Chooser:
         choice = self.choose(arrived, decode if all(partners) else decode.only(partners), dict(left_out))
         if choice is None:
             return _kept(decider, whole, "the profile's filters leave no decode endpoint")
-        able = [p for p in prefill if _pair(p, choice.endpoint)]
-        first = self.choose(
-            arrived, replace(self.known(arrived, able, known.now_us, known.turn), output_tokens=1.0), {}
-        )
+        able, handed = [p for p in prefill if _pair(p, choice.endpoint)], arrived.prompt_tokens - choice.cached_tokens
+        ways_us = [self.fleet.handover(p, choice.endpoint).expected_us(handed) for p in able]
+        nearest_us = min(ways_us)
+        computing = self.known(arrived, able, known.now_us, known.turn)
+        computing = replace(computing, output_tokens=1.0, fetch_us=[way_us - nearest_us for way_us in ways_us])
+        first = self.choose(arrived, computing, {})
         if first is None:
             return _kept(decider, whole, "the profile's filters leave no prefill endpoint")
-        handed = arrived.prompt_tokens - choice.cached_tokens
-        handover_us = Micros(int(self.fleet.handover(choice.endpoint).expected_us(handed)))
+        handover_us = Micros(int(self.fleet.handover(first.endpoint, choice.endpoint).expected_us(handed)))
         split = decider.decide(arrived, self._side(whole), self._side(first), self._side(choice), handover_us)
         return Plan(choice, first, split) if split.split else Plan(whole, None, split)
 
@@ -120,11 +122,12 @@ class Chooser:
         endpoint, cached, uncached = choice.endpoint, choice.cached_tokens, choice.uncached_tokens
         return Side(endpoint, self.fleet.speed(endpoint), cached, uncached, choice.load_us)
 
-    def _decode_known(self, known: Known) -> Known:
+    def _decode_known(self, known: Known, prefill: list[Endpoint]) -> Known:
         """The same candidates, for a request whose KV is brought to them: nothing to compute, something to fetch."""
+        pools = list({p.seen.pool: p for p in prefill}.values())
         fetch_us = [
-            self.fleet.handover(endpoint).expected_us(uncached)
-            for endpoint, uncached in zip(known.endpoints, known.uncached_tokens, strict=True)
+            min((self.fleet.handover(p, e).expected_us(uncached) for p in pools if _pair(p, e)), default=0.0)
+            for e, uncached in zip(known.endpoints, known.uncached_tokens, strict=True)
         ]
         return replace(known, uncached_tokens=[0] * len(known.endpoints), fetch_us=fetch_us)
 

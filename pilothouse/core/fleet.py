@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from pilothouse.core.events import EndpointSeen, LoadReported, Role
-from pilothouse.core.handover import Handover, token_us
+from pilothouse.core.handover import Handover, apart, token_us
 from pilothouse.core.request import Request
 from pilothouse.core.sharing import Sharing, rest
 from pilothouse.core.speed import PACE_WEIGHT, Lengths, Meter, Reading, Speed
@@ -92,7 +92,9 @@ class Fleet:
     releases: list[tuple[Micros, RequestId, int]] = field(default_factory=list)  # heap: (estimated end, whose, attempt)
     speeds: dict[str, Speed] = field(default_factory=dict)  # pool -> what its engines taught
     lengths: Lengths = field(default_factory=Lengths)
-    handovers: dict[str, Handover] = field(default_factory=dict)  # decode pool -> what its first tokens taught
+    handovers: dict[str, Handover] = field(
+        default_factory=dict
+    )  # "prefill pool > decode pool" -> what first tokens taught
     _serving: dict[str, list[Endpoint]] = field(default_factory=dict)  # model -> endpoints that are up; a cache
     _prefilling: dict[str, list[Endpoint]] = field(default_factory=dict)  # the same of prefill pools
     _pools: dict[str, bool] = field(default_factory=dict)  # model -> it has prefill endpoints, up or not
@@ -258,18 +260,22 @@ class Fleet:
             found = self.speeds[endpoint.seen.pool] = Speed()
         return found
 
-    def handover(self, endpoint: Endpoint) -> Handover:
-        found = self.handovers.get(endpoint.seen.pool)
+    def handover(self, prefill: Endpoint, decode: Endpoint) -> Handover:
+        one, other = prefill.seen, decode.seen
+        pair = f"{one.pool} > {other.pool}"
+        found = self.handovers.get(pair)
         if found is None:
-            found = self.handovers[endpoint.seen.pool] = Handover(token_us(endpoint.seen.kv_token_bytes))
+            labels = apart(one.labels, other.labels)
+            found = self.handovers[pair] = Handover(token_us(other.kv_token_bytes, labels))
         return found
 
     def _learn_prefill(self, request: Request, endpoint: Endpoint, now_us: Micros) -> None:
         if request.loads:
             return
         if request.step is not None:  # this one computed nothing
-            if request.handed_at_us and now_us > request.handed_at_us:
-                self.handover(endpoint).learn(request.handed_tokens, now_us - request.handed_at_us)
+            source = self.endpoints.get(request.handed_by) if request.handed_by is not None else None
+            if source is not None and request.handed_at_us and now_us > request.handed_at_us:
+                self.handover(source, endpoint).learn(request.handed_tokens, now_us - request.handed_at_us)
             return
         took_us = now_us - request.routed_at_us
         if request.uncached_tokens >= RATE_SAMPLE_TOKENS_MIN:

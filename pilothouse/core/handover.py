@@ -1,4 +1,5 @@
-"""How long KV takes from a prefill endpoint to a decode endpoint's first token, learned per pool from the answers.
+"""How long KV takes from a prefill endpoint to a decode endpoint's first token, learned from the answers for each pair of
+their pools: engines of one rack may hand over sooner than those of two.
 
 The time from the end of the prefill to the first token is a fixed part (a message, a step of the decode engine) and a part
 per token whose KV has to move. Both are a non-negative least-squares fit of the relative error, old answers fading out;
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 FIXED_US = 30_000.0  # a message each way and a decode step: only the beginning, until answers tell
 NETWORK_BYTES_PER_US = 25_000.0  # 200 Gb/s, half of a usual 400 Gb/s network card
 TOKEN_BYTES = 160_000  # where a token's KV is not known: an 8- to 70-billion-parameter model with grouped queries
+APART = 2.0  # times as long for each label that differs: only the beginning, as of a network 2:1 oversubscribed at each level
 FADE = 0.98  # weight of what was known, at each answer
 DRAWN = 0.2  # the beginning counts as so many answers
 SHARE_MIN = 1e-3  # of the beginning's rate: a fit on a few answers must not make transfers free
@@ -65,6 +67,11 @@ class Handover:
         self.fixed, self.per_token = fixed, per_token
 
 
-def token_us(kv_token_bytes: int) -> float:
-    """A token's way through a usual network."""
-    return (kv_token_bytes or TOKEN_BYTES) / NETWORK_BYTES_PER_US
+def token_us(kv_token_bytes: int, labels: int = 0) -> float:
+    """A token's way through a usual network, between ends of which so many labels differ."""
+    return (kv_token_bytes or TOKEN_BYTES) / NETWORK_BYTES_PER_US * APART**labels
+
+
+def apart(one: dict[str, str], other: dict[str, str]) -> int:
+    """Labels that both have and that differ: what only one says of itself tells nothing."""
+    return sum(name in other and other[name] != value for name, value in one.items())

@@ -44,5 +44,6 @@ class Request:
     splits: int = 0  # attempts that had one
     no_prefill: bool = False  # it waits because it must be split and cannot be
     handed_tokens: int = 0  # whose KV has to come from there
+    handed_by: EndpointId | None = None
     handed_at_us: Micros = Micros(0)  # when it was computed; 0 = not yet
     loads: bool = False  # KV from a lower tier: what its first token takes tells nothing about computing

@@ -28,7 +28,7 @@ class Steps:
         seen = first.endpoint.seen
         part = msgspec.structs.replace(arrived, request=RequestId(f"{arrived.request}/prefill"), stream=True)
         request.step, request.splits = Request(part, loads=first.load_us > 0), request.splits + 1
-        request.handed_tokens = arrived.prompt_tokens - plan.choice.cached_tokens
+        request.handed_tokens, request.handed_by = arrived.prompt_tokens - plan.choice.cached_tokens, seen.endpoint
         self.fleet.charge(request.step, first.endpoint, first.uncached_tokens, now_us)
         self.index.routed(part.request, seen.endpoint, arrived.blocks, now_us, arrived.block_size)
         return PrefillStep(seen.endpoint, seen.url, seen.connector, first.cached_tokens, first.why)

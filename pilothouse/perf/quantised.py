@@ -150,7 +150,8 @@ def _matcher(patterns: Sequence[str], name: str) -> Callable[[list[str]], bool]:
     if len(patterns) > PATTERNS_MAX or any(len(pattern) > PATTERN_MAX for pattern in patterns):
         raise ConfigError([Problem(f"{name}: quantization_config", "too many or too long names of modules")])
     regular = [pattern[3:] for pattern in patterns if pattern.startswith("re:")]
-    globs = [translate(_within(p)) for p in patterns if "*" in p and not p.startswith("re:")]
+    starred = [_within(pattern) for pattern in patterns if "*" in pattern and not pattern.startswith("re:")]
+    globs = [translate(each) for pattern in starred for each in (pattern, f"{pattern}.*")]  # it, or what is within it
     plain = {_within(pattern): None for pattern in patterns if "*" not in pattern and not pattern.startswith("re:")}
     try:
         expressions = [_compiled(pattern) for pattern in regular]
@@ -165,7 +166,7 @@ def _matcher(patterns: Sequence[str], name: str) -> Callable[[list[str]], bool]:
             runs = (".".join(pieces[at:to]) for at in range(len(pieces)) for to in range(at + 1, len(pieces) + 1))
             if any(run in plain for run in runs):
                 return True
-            if by_glob and (by_glob.match(inner) or by_glob.match(inner + ".")):
+            if by_glob and by_glob.match(inner):
                 return True
             if any(expression.match(prefix + inner) for expression in expressions for prefix in PREFIXES):
                 return True

@@ -75,6 +75,11 @@ class Speculation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rate = self.constrained if constrained else self.acceptance
         return 1.0 + self.drafted * (expected_tokens(rate, self.draft_tokens) - 1.0)
 
+    def variance(self) -> float:
+        """Of the tokens of one step."""
+        squares = sum((2 * i + 1) * self.acceptance**i for i in range(self.draft_tokens + 1))
+        return 1.0 + self.drafted * (squares - 1.0) - self.tokens() ** 2
+
 
 def expected_tokens(acceptance: float, draft_tokens: int) -> float:
     """Mean of a geometric distribution cut off behind the last draft, the target's own token included."""

@@ -96,6 +96,7 @@ class _Decoding(Struct, frozen=True):
     slope_us: float  # of the token's time, per sequence
     most: float  # sequences that a lane has room for
     breaks: Bound | None = None
+    luck: float = 0.0  # of drafts: variance of a token's time to the square of its mean
 
 
 INFINITE = float("inf")
@@ -135,14 +136,17 @@ def load_at(
     if found.breaks is not None:
         apart = dict.fromkeys(classes, Latency(INFINITE, INFINITE))
         return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio, apart)
+    fetched = _fetched(fleet, asks, hit_ratio, used)
     tpot_us = _tpot_us(found, asks, arrivals, work_us, percentile / 100)
     ttft_us = _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, percentile / 100)
+    ttft_us += fetched * asks.prompts[int(len(asks.prompts) * percentile / 100)]
     apart = {}
     for name, objective in classes.items():
         own, part = asks.of(name), objective.percentile / 100
         told = own.prompts, min(1.0, hit_ratio * asks.classes[name].hits)
         apart[name] = Latency(
-            _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, part, told),
+            _ttft_us(fleet, asks, found, need, work_us, waits, hit_ratio, part, told)
+            + fetched * own.prompts[int(len(own.prompts) * part)],
             _tpot_us(found, own, arrivals, work_us, part),
         )
     return Load(ttft_us, tpot_us, None, found.batch, used, share, cost, hit_ratio, apart)
@@ -178,16 +182,30 @@ def rate_max(
 
 def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int, classes: Mapping[str, Objective]) -> Load:
     """Running requests take room from the cache, and what the cache finds makes them fewer."""
-    caching = fleet.prefill or fleet.serving
-    tokens, load = caching.lanes * caching.engine.kv_tokens, None
+    caching, load = fleet.prefill or fleet.serving, None
+    below = caching.lanes * caching.engine.below_tokens
     for _ in range(ROUNDS):
-        used = 0.5 if load is None else min(1.0, load.kv_used) if fleet.prefill is None else 0.0
-        hit = asks.hit_ratio(tokens * (1 - used))
+        used = 0.5 if load is None else load.kv_used
+        hit = asks.hit_ratio(max(_free_tokens(fleet, used), below))
         if load is not None and hit == load.hit_ratio:
             break
         load = load_at(fleet, asks, rate, percentile, hit, classes)
     assert load is not None
     return load
+
+
+def _free_tokens(fleet: Fleet, used: float) -> float:
+    """Room of HBM that caches what nobody runs. `used`: share of the serving engines' room."""
+    caching = fleet.prefill or fleet.serving
+    return caching.lanes * caching.engine.kv_tokens * (1 - min(1.0, used if fleet.prefill is None else 0.0))
+
+
+def _fetched(fleet: Fleet, asks: Asks, hit_ratio: float, used: float) -> float:
+    """Time to bring what a tier finds beside HBM, for each token of a prompt in the mean [microseconds]."""
+    engine = (fleet.prefill or fleet.serving).engine
+    if not engine.below_tokens:
+        return 0.0
+    return max(0.0, hit_ratio - asks.hit_ratio(_free_tokens(fleet, used))) * engine.below_us
 
 
 def _works(engine: Engine, asks: Asks, hit_ratio: float) -> list[float]:
@@ -250,7 +268,8 @@ def _decoding(pool: Pool, need: Need, arrivals: float, share: float) -> _Decodin
     elastic = min(0.95, slope * batch / step_us)
     spread = sqrt(batch / (pool.lanes * (1 - elastic)))
     each_us = (1 - share) * engine.tokens_per_step
-    return _Decoding(batch, step_us / each_us, spread, slope / each_us, most)
+    luck = engine.luck * engine.tokens_per_step  # of a step, whose tokens share it
+    return _Decoding(batch, step_us / each_us, spread, slope / each_us, most, luck=luck)
 
 
 def _broken(state: _Decoding, bound: Bound) -> _Decoding:
@@ -264,7 +283,8 @@ def _tpot_us(state: _Decoding, asks: Asks, arrivals: float, work_us: Sequence[fl
     if not outputs:
         return 0.0
     slow = (state.slope_us * state.spread) ** 2
-    spreads = [sqrt(slow + arrivals * state.token_us * squares / (output - 1)) for output in outputs]
+    own = arrivals * state.token_us * squares + state.luck * state.token_us**2
+    spreads = [sqrt(slow + own / (output - 1)) for output in outputs]
 
     def below(value: float) -> float:
         return _mean([_normal((value - state.token_us) / max(spread, 1e-9)) for spread in spreads])

@@ -172,7 +172,7 @@ def ways(parts: Sequence[Part], needed: Needed, buying: Buying, prices: Prices) 
 
 def _hows(parts: Sequence[Part], buying: Buying, prices: Prices) -> Iterator[tuple[Buying, str]]:
     """Each after the one that it is to be cheaper than."""
-    known = ("on_demand",) if prices.given is not None else ("on_demand", "reserved", "spot", "owned")
+    known = ("on_demand",) if prices.given else ("on_demand", "reserved", "spot", "owned")
     terms = [term for term in known if all(prices.of(part.gpu, term) is not None for part in parts)]
     for term in terms:
         fixed = replace(buying, term=term, burst="", follows=None)

@@ -24,6 +24,7 @@ TAIL_GUESS = 4.0  # a 99th percentile in means, where only the mean is said: nea
 BEYOND = 3.0  # 99th percentiles: the longest, where nobody says how long
 VALUES = 100  # equally likely ones that stand for a distribution by percentiles
 REQUESTS_MIN, REQUESTS_MAX = 5_000, 30_000  # that are made up
+RATE_MAX = 1_000_000
 SECONDS = 120.0  # of them, within those limits
 LIVES = 12  # requests of each user, likewise
 FORM = "is not of the form 800, 200-1400, mean=800,p99=3000 or p50=600,p99=3000"
@@ -42,6 +43,8 @@ def workload_of(
     problems = [Problem(name, "is missing: lengths of both are needed") for name in sorted(missing)]
     if (rate is None) == (users is None):
         problems.append(Problem("--rate", "give either it or --concurrency"))
+    if rate is not None and not 0 < rate <= RATE_MAX:
+        problems.append(Problem("--rate", f"must be above 0 and at most {RATE_MAX:,} requests/s"))
     lengths, notes = list[Length](), list[str]()
     for name, text in given:
         try:

@@ -4,6 +4,7 @@ Looked at are one for all, one for each, and one class by itself beside all othe
 Label: Estimated, as sums are. In a fleet of its own a class meets no one else's requests; its busy times are everybody's.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -12,7 +13,8 @@ from msgspec.structs import replace
 from pilothouse.plan.asks import asks_of
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import keeps
-from pilothouse.plan.search import Goal, Question, search
+from pilothouse.plan.question import Goal, Question
+from pilothouse.plan.search import search
 from pilothouse.workload.requests import Stage, Workload
 
 CLASSES_MAX = 4  # more make a great many fleets
@@ -62,10 +64,12 @@ def divisions(question: Question, workload: Workload, together: Sequence[Plan] |
     made = []
     for way in ways:
         parts = [Part(list(part), plan) for part in way if (plan := plan_of(part)) is not None]
-        gpus = sum(part.plan.gpus for part in parts)
-        if len(parts) == len(way) and gpus <= question.gpus:
+        used = Counter[str]()
+        for pool in (pool for part in parts for pool in part.plan.pools):
+            used[pool.gpu] += pool.replicas * pool.layout.gpus
+        if len(parts) == len(way) and all(used[stock.name] <= stock.count for stock in question.stocks):
             usd = [part.plan.expected.usd_per_hour for part in parts if part.plan.expected is not None]
-            made.append(Division(parts, gpus, sum(usd)))
+            made.append(Division(parts, used.total(), sum(usd)))
     return sorted(made, key=lambda division: (division.cost, len(division.parts)))
 
 

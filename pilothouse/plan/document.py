@@ -149,7 +149,7 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `pilothouse plan` writes, and `pilothouse manifests` and `pilothouse sim --plan` read."""
+    """What `pilothouse plan` writes, and `pilothouse plan`, `manifests` and `sim` read."""
 
     name: str
     model: str  # a name of the catalogue, a hub name, or a directory with config.json

@@ -23,11 +23,13 @@ from pilothouse.config.convert import convert
 from pilothouse.config.scenario_load import read_step_time
 from pilothouse.config.speculating import Speculating
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.core.events import Tier
 from pilothouse.perf.catalog import Gpu, Model, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import GIB, KV_BYTES, default_limits, sequence_bytes
 from pilothouse.perf.speculation import Method, Speculation, method_named
 from pilothouse.perf.step_time import StepTime
+from pilothouse.perf.storage import STORAGES, Storage, fetch_us
 from pilothouse.plan.document import Layout, PoolPlan
 from pilothouse.plan.memory import context_bytes, held
 
@@ -35,6 +37,14 @@ BAND_TPOT, BAND_TTFT = 0.10, 0.30  # of configurations with measured rows
 BANDS_SCALED = (0.15, 0.20)  # of TPOT, of models measured otherwise: dense, with experts
 BANDS_PRIOR = (0.15, 0.35)  # of models that nobody measured. All hold nine in ten rows left out of the fit
 BAND_LAYOUT = 0.15  # more, for each kind of parallelism that nobody measured
+TIERS = (
+    dict.fromkeys(("dram", "cpu", "host"), Tier.DRAM)
+    | dict.fromkeys(("disk", "nvme", "ssd"), Tier.DISK)
+    | {"remote": Tier.REMOTE}
+)
+BAND_DRAFTS = (
+    0.25  # more, where drafts are made: gains by published acceptance are off by as much (`perf/speculation.py`)
+)
 STAGE_GB_PER_S = 40.0  # between nodes, as the simulator takes a network card of 400 Gb/s
 BYTES = 2  # of an activation
 
@@ -51,6 +61,13 @@ class Engine(Struct, frozen=True):
     tpot_band: float
     ttft_band: float
     speculation: Speculation | None = None  # its cost is in `step_time`, its room off `kv_tokens`
+    below_tokens: int = 0  # KV of a lane in the largest tier below HBM, which holds what HBM holds too; 0 = no tier
+    below_us: float = 0.0  # to bring one token's KV from there
+
+    @property
+    def luck(self) -> float:
+        """Of one step: variance of its tokens to the square of their mean."""
+        return 0.0 if self.speculation is None else self.speculation.variance() / self.tokens_per_step**2
 
     @property
     def tokens_per_step(self) -> float:
@@ -73,19 +90,30 @@ def engine_of(pool: PoolPlan, model: Model, gpu: Gpu, context: float) -> Engine:
         weights, per_token = speculating.drafting_bytes(drafts, model, layout.tp)
         room, each = room - weights, each + per_token * length / layout.pp
         tokens = max(tokens, sequences * (1 + drafts.draft_tokens))  # a decode and its drafts are checked in one step
+    token_bytes = sequence_bytes(model, 1, length, kv_byte=byte) / length
+    below, storage = _below(pool.tiers)
     band = band_tpot(times)
-    layouts = BAND_LAYOUT * len(unmeasured(layout))
+    more = BAND_LAYOUT * len(unmeasured(layout)) + (BAND_DRAFTS if drafts is not None else 0.0)
     return Engine(
         step_time=spread_times(times, model, gpu, layout),
         lanes=layout.dp * layout.pp,
         kv_tokens=max(0, int(room * length / each / layout.pp)),
         sequences=max(1, sequences // layout.pp),
         batched_tokens=tokens,
-        token_bytes=sequence_bytes(model, 1, length, kv_byte=byte) / length,
-        tpot_band=band + layouts,
-        ttft_band=BAND_TTFT + band - BAND_TPOT + layouts,
+        token_bytes=token_bytes,
+        tpot_band=band + more,
+        ttft_band=BAND_TTFT + band - BAND_TPOT + more,
         speculation=None if drafts is None else speculating.speculation_of(drafts),
+        below_tokens=int(below * 1e9 / token_bytes / (layout.dp * layout.pp)),
+        below_us=fetch_us(storage, token_bytes, layout.tp) if storage else 0.0,
     )
+
+
+def _below(tiers: Mapping[str, float]) -> tuple[float, Storage | None]:
+    """The largest tier [GB], and what it is."""
+    sizes = {tier: sum(gb for name, gb in tiers.items() if TIERS[name] is tier) for tier in STORAGES}
+    largest = max(sizes, key=lambda tier: sizes[tier])
+    return (sizes[largest], STORAGES[largest]) if sizes[largest] else (0.0, None)
 
 
 def drafting(said: Mapping[str, Any] | None) -> Speculating | None:

@@ -31,7 +31,7 @@ def read_plans(path: Path) -> list[Plan]:
     return [_plan(data, path) for data in documents]
 
 
-def is_plan(path: Path) -> bool:
+def holds_plans(path: Path) -> bool:
     """Whether it is meant to be one, right or wrong."""
     try:
         documents = read_documents(_text(path), str(path))

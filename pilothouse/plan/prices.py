@@ -9,7 +9,7 @@ What ships is `price_lists/public.yaml`, and a list of one's own has the same fo
 Of several public prices the lower median is taken, which is one that somebody asks for; so a plan names who it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -81,12 +81,12 @@ class Prices(Struct, frozen=True):
 
     lists: tuple[PriceList, ...] = ()  # the first that has a price counts
     provider: str = ""  # "" = any
-    given: float | None = None  # in place of all lists [USD per GPU and hour]
+    given: Mapping[str, float] = {}  # by GPU, in place of all lists [USD per hour]
 
     def of(self, gpu: Gpu, term: str) -> Price | None:
         """None = nobody said. `term` is one of `TERMS`; reserved: for any length."""
-        if self.given is not None:
-            return Price(self.given, "as given")
+        if self.given:
+            return Price(self.given[gpu.name], "as given") if gpu.name in self.given else None
         if term == "owned":
             return self._owned(gpu)
         for one in self.lists:

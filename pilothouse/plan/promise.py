@@ -14,6 +14,7 @@ from pilothouse.core.events import Role
 from pilothouse.perf.catalog import precision_named
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
+from pilothouse.plan.binding import binding
 from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_seconds, ways
 from pilothouse.plan.costs import bill, cached_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, CostLine, Expected, Objective, Plan
@@ -127,7 +128,11 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     if len(fleets) > 1 or rate != asks.rate:
         each = zip(fleets, loads, shares, strict=True)
         loads = [load(fleet, rate * share, at.hit_ratio) for fleet, at, share in each]
-    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, found[0][1])
+    most, bound = found[0]
+    if bound is Bound.LATENCY and most:
+        near = load(fleets[0], most, loads[0].hit_ratio)
+        bound = binding(fleets[0], asks, near, most, plan.objective, classes)
+    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, bound)
 
 
 def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:
@@ -185,7 +190,7 @@ def _expected(plan: Plan, hardware: Hardware, engines: Sequence[Engine], terms: 
         cold_share=0.0 if cost is None else cost.cold_share,
         ways=ways(parts, needed, terms.buying, terms.prices),
         confidence=Confidence.ESTIMATED,
-        notes=_notes(plan, engines, terms, load, cost),
+        notes=[*_notes(plan, engines, load), *_cost_notes(terms, parts, cost)],
         classes={
             name: ClassExpected.under(
                 plan.classes.get(name, plan.objective),
@@ -218,18 +223,22 @@ def _input_share(plan: Plan, parts: Sequence[Part], lines: Sequence[CostLine], l
     return sum(cost for name, cost in costs if name in prefill) / sum(cost for _, cost in costs)
 
 
-def _notes(plan: Plan, engines: Sequence[Engine], terms: Terms, load: Load, cost: Bought | None) -> list[str]:
+def _notes(plan: Plan, engines: Sequence[Engine], load: Load) -> list[str]:
     guessed = list(dict.fromkeys(name for pool in plan.pools for name in unmeasured(pool.layout)))
     times = dict.fromkeys(f"step times {e.step_time.label}: {e.step_time.source}" for e in engines)
     return [
         *times,
         *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
         f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",
-        *(["a price is unknown: costs are left out"] if cost is None else _cost_notes(terms, cost)),
     ]
 
 
-def _cost_notes(terms: Terms, cost: Bought) -> list[str]:
+def _cost_notes(terms: Terms, parts: Sequence[Part], cost: Bought | None) -> list[str]:
+    if cost is None:
+        gpus = {part.gpu.name: part.gpu for part in parts}
+        asked = dict.fromkeys((terms.buying.term, terms.buying.burst or terms.buying.term))
+        lacking = [name for name, gpu in gpus.items() if any(terms.prices.of(gpu, term) is None for term in asked)]
+        return [f"no price of {', '.join(lacking)} known at {' and '.join(asked)}: costs are left out"]
     notes = list(dict.fromkeys(line.price for line in cost.lines))
     paid, all_gpus = sum(line.gpus_paid for line in cost.lines), sum(line.gpus for line in cost.lines)
     if any(not line.all_day for line in cost.lines):

@@ -1,79 +1,34 @@
 """Which fleets would serve a workload: enumerated by rules, pruned with reasons, and ranked by what they cost or give.
 
-Layouts come from `layouts.py`; of each, the fewest engines that keep the objectives are taken, and one more, as sums and
-simulation differ by about as much; the same with prefill and decode on engines of their own.
+Engines are built as `ways.py` says, of each kind of GPU. Of each, the fewest that keep the objectives are taken, and one
+more, as sums and simulation differ by about as much. The same with prefill and decode on engines of their own, of which
+each pool may have its own GPUs and layout; and where no kind of GPU is enough, all of one and some of another.
 """
 
-from collections.abc import Callable, Iterator
-from enum import StrEnum
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations, product
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pilothouse.core.errors import ConfigError
 from pilothouse.core.events import Role
-from pilothouse.perf.catalog import Gpu, Model, Precision
-from pilothouse.plan.analytic import Fleet, Pool, load_at
-from pilothouse.plan.asks import Asks
-from pilothouse.plan.buying import Buying
+from pilothouse.plan.analytic import Fleet, Load, Pool, load_at
 from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
-from pilothouse.plan.engines import Engine, engine_of
-from pilothouse.plan.layouts import Candidate, Needs, candidates, described
-from pilothouse.plan.prices import Prices
-from pilothouse.plan.promise import INFINITE, Terms, by_class, expected_of, keeps, promised, settled_at
-from pilothouse.plan.simulated import Hardware
+from pilothouse.plan.layouts import described
+from pilothouse.plan.promise import expected_of, keeps, promised, settled_at
+from pilothouse.plan.question import Goal, Question
+from pilothouse.plan.ways import Way, candidates_of, improved, way_of
 
 CONNECTOR = "nixl"
 SPLITS = 7  # shares of prefill engines that are tried where all GPUs are used
+PAIRS = 6  # of a prefill and a decode pool that are looked at closely: the cheapest
 RAN_OUT = {
     Bound.COMPUTE: "prompts take all the time there is",
     Bound.BANDWIDTH: "reading KV takes all the time there is",
     Bound.KV_CAPACITY: "KV room runs out",
     Bound.LATENCY: "an objective breaks",
 }
-
-
-class Goal(StrEnum):
-    """What is best."""
-
-    MIN_COST = "min-cost"
-    MAX_GOODPUT = "max-goodput"
-    MIN_GPUS = "min-gpus"
-
-
-class Question(Struct, frozen=True, kw_only=True):
-    """What is to be planned."""
-
-    name: str
-    model: Model
-    gpu: Gpu
-    gpus: int
-    model_said: str = ""  # how others find it: a directory, a file; "" = by its name
-    gpu_said: str = ""
-    asks: Asks
-    objective: Objective
-    classes: dict[str, Objective] = {}  # of those that have one of their own
-    workload: Any  # as a plan has it
-    rate: float | None = None  # that was asked for in place of the workload's own
-    goal: Goal = Goal.MIN_COST
-    prices: Prices = Prices()  # without one, GPUs are counted
-    buying: Buying = Buying()
-    precisions: tuple[Precision, ...] = (Precision.BF16, Precision.FP8)
-    kv_precision: str = "bf16"
-    gpus_per_node: int = 8
-    split: bool = True  # prefill and decode on engines of their own are looked at
-
-    @property
-    def hardware(self) -> Hardware:
-        return Hardware(self.model, {self.gpu_said or self.gpu.name: self.gpu})
-
-    @property
-    def terms(self) -> Terms:
-        return Terms(self.asks, self.prices, self.buying)
-
-    @property
-    def by_class(self) -> dict[str, Objective]:
-        return by_class(self.asks, self.classes, self.objective)
 
 
 class Rejected(Struct, frozen=True):
@@ -91,32 +46,27 @@ class Found(Struct, frozen=True):
     rejected: list[Rejected]
 
 
-class _Way(Struct, frozen=True):
-    """One engine of a layout."""
+class _Tried(Struct, frozen=True):
+    """Pools, and why not; "" = kept."""
 
-    candidate: Candidate
-    pool: PoolPlan
-    engine: Engine
-    most: int  # engines for which there are GPUs
+    pools: list[tuple[Way, Role, int]]
+    why_not: str = ""
+    plan: Plan | None = None  # once it is made
 
 
 def search(question: Question) -> Found:
     """Estimated; nothing is simulated here."""
-    plans: list[Plan] = []
     rejected: list[Rejected] = []
-    for candidate in _candidates(question):
-        if not candidate.kept:
-            rejected.append(Rejected(str(candidate), candidate.reason))
-            continue
-        way = _way(question, candidate)
-        for fleets in (
-            (_together(question, way), _apart(question, way)) if question.split else (_together(question, way),)
-        ):
-            for pools, _, why_not in fleets:
-                if why_not:
-                    rejected.append(Rejected(titled(pools), why_not, tried=True))
-                else:
-                    plans.append(_plan(question, way, pools))
+    ways = _ways(question, rejected)
+    tried = [fleet for way in ways for fleet in _together(question, way)]
+    if question.split:
+        tried += _apart(question, ways)
+    tried = [fleet if fleet.why_not else _served(question, fleet) for fleet in tried]
+    plans = [fleet.plan for fleet in tried if fleet.plan is not None]
+    if not plans and len(question.stocks) > 1:
+        plans = list(filter(None, (_both(question, *pair) for pair in permutations(ways, 2))))
+    several = len(question.stocks) > 1
+    rejected += [Rejected(titled(_pools(f), gpus=several), f.why_not, tried=True) for f in tried if f.why_not]
     return Found(sorted(plans, key=lambda plan: rank(question, plan)), rejected)
 
 
@@ -129,106 +79,170 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
         Goal.MIN_GPUS: float(plan.gpus),
         Goal.MAX_GOODPUT: -expected.requests_per_s_max,
     }[question.goal]
-    return not keeps(question.objective, expected), round(first, 6), len(plan.pools), -expected.requests_per_s_max, cost
+    parts = len(plan.pools) + sum(bool(pool.speculation) + bool(pool.tiers) for pool in plan.pools)
+    return not keeps(question.objective, expected), round(first, 6), parts, -expected.requests_per_s_max, cost
 
 
-def titled(pools: list[PoolPlan]) -> str:
-    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`; GPUs where they differ."""
-    mixed = len({pool.gpu for pool in pools}) > 1
+def titled(pools: Sequence[PoolPlan], *, gpus: bool = False) -> str:
+    """`prefill 2 x (TP=2) + decode 3 x (TP=2), fp8`; GPUs where they differ, or where asked for."""
+    mixed = gpus or len({pool.gpu for pool in pools}) > 1
     parts = [
         f"{'' if pool.role is Role.BOTH else f'{pool.role} '}{pool.replicas} x ({described(pool.layout)})"
-        f"{f' on {pool.gpu}' if mixed else ''}"
+        f"{f' on {pool.gpu}' if mixed else ''}{_beside(pool)}"
         for pool in pools
     ]
     return f"{' + '.join(parts)}, {pools[0].precision}"
 
 
-def _candidates(question: Question) -> Iterator[Candidate]:
-    """For all GPUs, and for fewer within a node: an engine need not have a whole one."""
-    per_node, seen = question.gpus_per_node, list[str]()
-    whole = question.gpus if question.gpus <= per_node else question.gpus - question.gpus % per_node
-    parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
-    asks, (prompt, ttft_s, tpot_s) = question.asks, _strictest(question)
-    needs = Needs(
-        prompt_tokens=prompt, context_tokens=asks.longest, ttft_s=ttft_s, tpot_s=tpot_s, kv_precision=question.kv_precision,
-    )  # fmt: skip
-    for gpus in (whole, *parts):
-        nodes = max(1, gpus // per_node)
-        for found in candidates(question.model, question.gpu, gpus, nodes, question.precisions, needs):
-            key = f"{found.layout} {found.precision}"
-            if key not in seen and (found.kept or gpus == whole):
-                yield found
-            if found.kept:
-                seen.append(key)
+def _beside(pool: PoolPlan) -> str:
+    drafts = f" +{pool.speculation['method']}" if pool.speculation else ""
+    return drafts + "".join(f" +{tier}" for tier in pool.tiers)
 
 
-def _strictest(question: Question) -> tuple[int, float | None, float | None]:
-    """A long prompt and the TTFT that is asked for it, of the class with least time for a token; the least TPOT asked for."""
-    asks = question.asks
-    found = [(asks.classes[name].prompts[-1], objective) for name, objective in question.by_class.items()]
-    found = found or [(asks.prompts[-1], question.objective)]
-    prompt, first = min(found, key=lambda at: INFINITE if at[1].ttft_s is None else at[1].ttft_s / at[0])
-    return prompt, first.ttft_s, min((each.tpot_s for _, each in found if each.tpot_s is not None), default=None)
+def _ways(question: Question, rejected: list[Rejected]) -> list[Way]:
+    """All engines that the rules keep, and those of them with what pays at their batch."""
+    found: list[Way] = []
+    for stock in question.stocks:
+        where = f" on {stock.gpu.name}" if len(question.stocks) > 1 else ""
+        for candidate in candidates_of(question, stock):
+            if not candidate.kept:
+                rejected.append(Rejected(f"{candidate}{where}", candidate.reason))
+                continue
+            way = way_of(question, stock, candidate)
+            if way.most:
+                found += [way, *improved(question, way, _usual(question, way))]
+    return found
 
 
-def _way(question: Question, candidate: Candidate) -> _Way:
-    pool = PoolPlan(
-        name="engines", replicas=1, layout=candidate.layout, gpu=question.gpu_said or question.gpu.name,
-        gpus_per_node=question.gpus_per_node,
-        precision=candidate.precision.value, kv_precision=question.kv_precision,
-    )  # fmt: skip
-    engine = engine_of(pool, question.model, question.gpu, question.asks.demand.context_mean)
-    return _Way(candidate, pool, engine, question.gpus // candidate.layout.gpus)
+def _usual(question: Question, way: Way) -> Load:
+    """With as few engines as keep the objectives; with all where none do, and where all are used anyway."""
+
+    def load(count: int) -> Load:
+        fleet = Fleet(Pool(way.engine, count))
+        asks = settled_at([fleet], question.asks)
+        return load_at(fleet, asks, asks.rate, question.objective.percentile)
+
+    fewest = None
+    if question.goal is not Goal.MAX_GOODPUT:
+        fewest = _fewest(lambda count: not _why_not(question, Fleet(Pool(way.engine, count))), way.most)
+    return load(fewest or way.most)
 
 
-_Fleets = Iterator[tuple[list[PoolPlan], Fleet, str]]  # pools, the same for the sums, why not ("" = kept)
+def _together(question: Question, way: Way) -> Iterator[_Tried]:
+    """Engines that serve whole requests."""
 
-
-def _together(question: Question, way: _Way) -> _Fleets:
-    def made(replicas: int) -> tuple[list[PoolPlan], Fleet]:
-        return [replace(way.pool, replicas=replicas)], Fleet(Pool(way.engine, replicas))
+    def made(count: int, why_not: str = "") -> _Tried:
+        return _Tried([(way, Role.BOTH, count)], why_not)
 
     if question.goal is Goal.MAX_GOODPUT:
-        yield *made(way.most), ""
+        yield made(way.most)
         return
-    fewest = _fewest(lambda replicas: not _why_not(question, made(replicas)[1]), way.most)
+    fewest = _fewest(lambda count: not _why_not(question, Fleet(Pool(way.engine, count))), way.most)
     if fewest is None:
-        pools, fleet = made(way.most)
-        yield pools, fleet, _why_not(question, fleet)
+        yield made(way.most, _why_not(question, Fleet(Pool(way.engine, way.most))))
         return
-    for replicas in range(fewest, min(fewest + 1, way.most) + 1):
-        yield *made(replicas), ""
+    yield from (made(count) for count in range(fewest, min(fewest + 1, way.most) + 1))
 
 
-def _apart(question: Question, way: _Way) -> _Fleets:
-    def made(prefill: int, decode: int) -> tuple[list[PoolPlan], Fleet]:
-        roles = {"prefill": (Role.PREFILL, prefill), "decode": (Role.DECODE, decode)}
-        pools = [
-            replace(way.pool, name=name, role=role, replicas=count, connector=CONNECTOR)
-            for name, (role, count) in roles.items()
-        ]
-        return pools, Fleet(Pool(way.engine, decode), Pool(way.engine, prefill))
-
-    most = way.most
-    if most < 2:
-        return
+def _apart(question: Question, ways: Sequence[Way]) -> list[_Tried]:
+    """Prefill and decode on engines of their own."""
+    pairs = [pair for pair in product(ways, repeat=2) if _fit(*pair)]
     if question.goal is Goal.MAX_GOODPUT:
-        for prefill in sorted({max(1, round(most * (i + 1) / (SPLITS + 1))) for i in range(SPLITS)}):
-            if prefill < most:
-                yield *made(prefill, most - prefill), ""
+        return [fleet for pair in pairs for fleet in _shares(*pair)]
+    decodes = {id(way): _decoders(question, way) for way in ways}
+    found: list[tuple[float, tuple[Way, Way, int, int]]] = []
+    missed: list[_Tried] = []
+    for prefill, decode in pairs:
+        count, why_not = decodes[id(decode)]
+        first = count and _prefillers(question, prefill, decode, count)
+        if not count or not first:
+            alike = prefill is decode
+            why = why_not or f"too few GPUs for prompts beside {count} decode engines"
+            missed += [_Tried([(prefill, Role.PREFILL, 1), (decode, Role.DECODE, decode.most)], why)] if alike else []
+            continue
+        found.append((first * prefill.cost + count * decode.cost, (prefill, decode, first, count)))
+    found.sort(key=lambda pair: pair[0])
+    near = [fleet for _, pair in found[:PAIRS] for fleet in _near(question, *pair)]
+    far = [_Tried(_pair(*pair), _dearer(question, cost, found[0][0])) for cost, pair in found[PAIRS:]]
+    return near + missed + far
+
+
+def _fit(prefill: Way, decode: Way) -> bool:
+    """Whether one can use the other's KV, and both are not more than one needs.
+
+    Weights and KV are alike; who drafts has KV of its own, and drafts are of use where answers are made; a tier is where
+    prompts are computed. Stages and context parallelism are alike, as KV lies on GPUs by them.
+    """
+    one, other = prefill.pool, decode.pool
+    alike = [(pool.precision, pool.layout.pp, pool.layout.dcp, pool.layout.pcp) for pool in (one, other)]
+    return alike[0] == alike[1] and one.speculation == other.speculation and not other.tiers
+
+
+def _pair(prefill: Way, decode: Way, first: int, count: int) -> list[tuple[Way, Role, int]]:
+    return [(prefill, Role.PREFILL, first), (decode, Role.DECODE, count)]
+
+
+def _room(prefill: Way, decode: Way, count: int) -> int:
+    """Prefill engines for which there are GPUs beside so many decode engines."""
+    left = prefill.stock.count - (count * decode.gpus if prefill.stock is decode.stock else 0)
+    return max(0, left // prefill.gpus)
+
+
+def _decoders(question: Question, way: Way) -> tuple[int, str]:
+    """(the fewest that keep the objectives whatever the prefill engines, why none do)."""
+
+    def why_not(count: int) -> str:
+        return _why_not(question, Fleet(Pool(way.engine, count), Pool(way.engine, way.most)))
+
+    fewest = _fewest(lambda count: not why_not(count), way.most)
+    return (fewest, "") if fewest else (0, why_not(way.most))
+
+
+def _prefillers(question: Question, prefill: Way, decode: Way, count: int) -> int:
+    """The fewest beside so many decode engines; 0 = there are too few GPUs."""
+    serving = Pool(decode.engine, count)
+    most = _room(prefill, decode, count)
+    return _fewest(lambda n: not _why_not(question, Fleet(serving, Pool(prefill.engine, n))), most) or 0
+
+
+def _near(question: Question, prefill: Way, decode: Way, first: int, count: int) -> Iterator[_Tried]:
+    yield _Tried(_pair(prefill, decode, first, count))
+    for more in ((first + 1, count), (first, count + 1)):
+        if more[1] <= decode.most and more[0] <= _room(prefill, decode, more[1]):
+            yield _Tried(_pair(prefill, decode, *more))
+
+
+def _shares(prefill: Way, decode: Way) -> Iterator[_Tried]:
+    """All GPUs, divided in several ways; of kinds that differ, all of each."""
+    if prefill.stock is not decode.stock:
+        yield _Tried(_pair(prefill, decode, prefill.most, decode.most))
         return
-    decode = _fewest(lambda count: not _why_not(question, made(most, count)[1]), most)
-    if decode is None:
-        pools, fleet = made(1, most - 1)
-        yield pools, fleet, _why_not(question, made(most, most)[1])
-        return
-    prefill = _fewest(lambda count: not _why_not(question, made(count, decode)[1]), most) or most
-    pools, fleet = made(prefill, decode)
-    short = f"needs {(prefill + decode) * way.candidate.layout.gpus} GPUs, there are {question.gpus}"
-    yield pools, fleet, short if prefill + decode > most else ""
-    for more in ((prefill + 1, decode), (prefill, decode + 1)):
-        if sum(more) <= most:
-            yield *made(*more), ""
+    for count in sorted({max(1, round(decode.most * (i + 1) / (SPLITS + 1))) for i in range(SPLITS)}):
+        if first := _room(prefill, decode, count):
+            yield _Tried(_pair(prefill, decode, first, count))
+
+
+def _both(question: Question, one: Way, other: Way) -> Plan | None:
+    """All of one kind of GPU, and as many of another as it takes; None = it is not enough."""
+    if one.stock is other.stock or one.pool.precision != other.pool.precision:
+        return None
+
+    def made(count: int) -> _Tried:
+        return _served(question, _Tried([(one, Role.BOTH, one.most), (other, Role.BOTH, count)]))
+
+    def serves(count: int) -> bool:
+        plan = made(count).plan
+        expected = expected_of(plan) if plan else None
+        served = expected.requests_per_s if expected else 0.0
+        return expected is not None and keeps(question.objective, expected) and served >= question.asks.rate
+
+    fewest = _fewest(serves, other.most)
+    return made(fewest).plan if fewest else None
+
+
+def _dearer(question: Question, cost: float, least: float) -> str:
+    unit = "USD/h" if question.priced else "GPUs"
+    return f"{cost:.3g} {unit}, where other prefill and decode pools take {least:.3g}"
 
 
 def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
@@ -266,15 +280,33 @@ def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "
     return ""
 
 
-def _plan(question: Question, way: _Way, pools: list[PoolPlan]) -> Plan:
+def _pools(fleet: _Tried) -> list[PoolPlan]:
+    several = len({way.pool.gpu for way, _, _ in fleet.pools}) > 1
+    made = []
+    for way, role, count in fleet.pools:
+        name = role.value if role is not Role.BOTH else f"on-{way.stock.gpu.name}" if several else way.pool.name
+        connector = "" if role is Role.BOTH else CONNECTOR
+        made.append(replace(way.pool, name=name, role=role, replicas=count, connector=connector))
+    return made
+
+
+def _served(question: Question, fleet: _Tried) -> _Tried:
+    """With its plan, or why there is none."""
+    try:
+        return replace(fleet, plan=_plan(question, fleet))
+    except ConfigError as error:
+        return replace(fleet, why_not="; ".join(f"{problem.where}: {problem.what}" for problem in error.problems))
+
+
+def _plan(question: Question, fleet: _Tried) -> Plan:
     plan = Plan(
         name=question.name,
         model=question.model_said or question.model.name,
-        pools=pools,
+        pools=_pools(fleet),
         objective=question.objective,
         classes=question.classes,
         workload=question.workload,
         rate=question.rate,
-        why=[way.candidate.reason],
+        why=list(dict.fromkeys(why for way, _, _ in fleet.pools for why in way.why)),
     )
     return promised(plan, question.hardware, question.terms, capped=True)

@@ -21,18 +21,13 @@ from pilothouse.perf.catalog import Gpu, Model, precision_named
 from pilothouse.perf.memory import KV_BYTES
 from pilothouse.perf.storage import STORAGES
 from pilothouse.plan.document import Plan, PoolPlan
-from pilothouse.plan.engines import Engine, drafting, engine_of
+from pilothouse.plan.engines import TIERS, Engine, drafting, engine_of
 from pilothouse.plan.layouts import indivisible
 from pilothouse.plan.model_source import find_gpu, find_model
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.tiers import TierSpec
 from pilothouse.sim.world import Fleet, Pool
 
-TIERS = (
-    dict.fromkeys(("dram", "cpu", "host"), Tier.DRAM)
-    | dict.fromkeys(("disk", "nvme", "ssd"), Tier.DISK)
-    | {"remote": Tier.REMOTE}
-)
 ANY = 1 << 30  # tokens of a step: engines make room for drafts by themselves
 
 

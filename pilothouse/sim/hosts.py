@@ -1,6 +1,7 @@
 """An engine and what lies between it and the gateways: whether it runs, can be reached, and is heard."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 import msgspec
 
@@ -27,6 +28,7 @@ class Host:
     gaps: Gaps
     link_bytes_per_us: float = LINK_BYTES_PER_US  # of its network interface
     link_latency_us: int = 0  # of one transfer, whatever its size
+    far_bytes_per_us: float = inf  # to engines that stand elsewhere: of whose labels one differs
     link_free_us: float = 0.0  # when the transfers that it is in have ended
     store: Lru | None = None  # that its pool shares; outlives the engine
     engine: Engine = field(init=False)

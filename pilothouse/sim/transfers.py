@@ -13,6 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from pilothouse.core.events import FailureKind, PrefillDone
+from pilothouse.core.handover import apart
 from pilothouse.core.units import Micros, RequestId
 from pilothouse.sim.agenda import Rank
 from pilothouse.sim.clients import Flight
@@ -83,7 +84,10 @@ class Transfers:
         source, target, now_us = transfer.source, transfer.target, self._driver.now_us
         count = tokens * target.seen.kv_token_bytes
         begun_us = max(now_us, source.link_free_us, target.link_free_us)
-        ended_us = begun_us + count / min(source.link_bytes_per_us, target.link_bytes_per_us)
+        rate = min(source.link_bytes_per_us, target.link_bytes_per_us)
+        if apart(source.seen.labels, target.seen.labels):
+            rate = min(rate, source.far_bytes_per_us, target.far_bytes_per_us)
+        ended_us = begun_us + count / rate
         source.link_free_us = target.link_free_us = ended_us
         self.under_way[transfer.request] = transfer
         self.bytes_moved += count

@@ -1,6 +1,7 @@
 """Puts a simulated fleet together, and makes figures of what it did."""
 
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 
@@ -38,6 +39,8 @@ class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_token_bytes: int = 0  # needed for handovers and tiers
     link_bytes_per_us: float = LINK_BYTES_PER_US  # of each engine's network interface
     link_latency_us: int = 0  # of one transfer
+    labels: dict[str, str] = {}  # where they stand
+    far_bytes_per_us: float = inf  # of that interface to engines of whose labels one differs
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,13 +105,14 @@ def _host(pool: Pool, i: int, workload: Workload, gaps: Gaps, macro_steps: bool,
         pool.role,
         pool.connector,
         pool.exchange,
+        pool.labels,
         kv_token_bytes=pool.kv_token_bytes,
         speculation=spec.speculation.method.value if spec.speculation is not None else "",
         store="" if store is None else pool.name,
         store_blocks=0 if store is None else store.capacity,
         tier_gb_per_s={tier.tier: tier.gb_per_s for tier in spec.tiers},
     )
-    link = pool.link_bytes_per_us, pool.link_latency_us
+    link = pool.link_bytes_per_us, pool.link_latency_us, pool.far_bytes_per_us
     return Host(seen, spec, pool.ready_us, pool.start_up_us, gaps, *link, store=store)
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilothouse.bench.answer import Answer
@@ -54,6 +54,7 @@ def test_the_first_output_is_the_first_that_is_not_empty() -> None:
     assert (usage.prompt_tokens, usage.output_tokens, usage.cached_tokens, answer.endpoint) == (9, 3, 4, "e1")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=5), max_size=8), st.lists(st.integers(1, 400), max_size=12), st.booleans())
 def test_cuts_change_no_count(texts: list[str], cuts: list[int], wide: bool) -> None:
     stream = CHAT + b"".join(map(delta, texts)) + USAGE + DONE

@@ -118,7 +118,7 @@ def history(seed: int) -> Told:
     return told
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(1, 3), st.floats(0, 1))
 def test_a_dispatcher_restored_in_the_middle_goes_on_the_same(seed: int, where: float) -> None:
     pairs = history(seed).pairs

@@ -134,7 +134,7 @@ def test_how_long_a_handover_takes_is_learned() -> None:
         tokens = 500 + 100 * i
         world.when(arrived(f"r{i}", tokens)).after(ms=50).when(prefill_done(f"r{i}"))
         world.after(ms=5 + tokens * 0.05).when(first_token(f"r{i}"), finished(f"r{i}"))
-    handover = world.dispatcher.fleet.handover(world.endpoint("d"))
+    handover = world.dispatcher.fleet.handover(world.endpoint("p"), world.endpoint("d"))
     assert handover.expected_us(2000) == pytest.approx(105_000, rel=0.1)
     world.when(arrived("s", 2000))
     assert world.last_split().transfer_us == int(handover.expected_us(2000))

@@ -65,8 +65,7 @@ def follows(gateway: Gateway) -> None:
     assert wait_until(lambda: gateway.endpoint("a")["kv_feed"]["events"] > 0, WAIT_S)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_emulated_pair_serves_split_requests(tmp_path: Path, cache: Path, workers: int) -> None:
+def test_an_emulated_pair_serves_split_requests(tmp_path: Path, cache: Path) -> None:
     with emulated(cache) as (prefill,), emulated(cache) as (decode,):
         pools = [
             {
@@ -78,7 +77,7 @@ def test_an_emulated_pair_serves_split_requests(tmp_path: Path, cache: Path, wor
             for role, engine in (("prefill", prefill), ("decode", decode))
         ]
         policy = {"like": "marginal_cost", "decider": {"type": "always", "fallback": "error"}}
-        config = fleet() | {"pools": pools, "policy": policy, "workers": workers}
+        config = fleet() | {"pools": pools, "policy": policy}
         with Gateway.start(tmp_path, config) as gateway:
             assert wait_until(gateway.is_steering, WAIT_S)
             assert wait_until(lambda: all(e["exchange"] for e in gateway.status()["endpoints"]), WAIT_S)

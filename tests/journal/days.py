@@ -21,7 +21,7 @@ from pilothouse.workload.requests import Planned, Stage, Workload, block_keys
 TIME = StepTime(a_us=10_000, b_us=60, c_ns=50, p_us=40, q_ps=800, rho=1.0)
 SIZE = 16
 DELAYS = Delays(network_us=Micros(0), scrape_us=Micros(200_000))
-RULES = DispatcherSettings(seed=3)
+RULES = DispatcherSettings(seed=3, index_blocks_max=100_000)
 
 
 def conversations(count: int, turns: int = 3, seed: int = 1, session: bool = True) -> Workload:

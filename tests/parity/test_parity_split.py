@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from pilothouse.core.events import FirstToken, PrefillDone
+from pilothouse.core.events import Failed, FirstToken, PrefillDone
 from rig.virtual.clients import Ask, asks
 from tests.parity.parity import NETWORK_US, SCRAPES, Day, decisions, engines, history, lived, simulated, split_config
 
@@ -32,6 +32,13 @@ def test_the_simulated_decision_is_the_deployed_decision(decider: str, prefill: 
     assert decisions(sim) == decisions(lived_)
     assert sim.got == lived_.got
     assert history(sim) == history(lived_)
+
+
+def test_workers_split_too() -> None:
+    """They share one dispatcher, and tell it of finished prefills over a socket."""
+    day = lived(split_config("always", 1, signals=SCRAPES, seed=12, workers=2), busy(12))
+    assert sum(got.whole for got in day.got.values()) == sum(r.prefill is not None for _, r in decisions(day)) == 80
+    assert not any(isinstance(event, Failed) for event, _ in day.pairs)
 
 
 def test_such_a_day_has_both_kinds_and_full_engines() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pilothouse.core.errors import ConfigError
 from pilothouse.perf.catalog import MODELS
-from pilothouse.perf.memory import Precision, kv_bytes_per_token, sequence_bytes, weight_bytes
+from pilothouse.perf.memory import GIB, Precision, kv_bytes_per_token, sequence_bytes, weight_bytes
 from pilothouse.perf.model_config import model_of, precision_of
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "models.json"
@@ -293,7 +293,13 @@ def test_what_a_quantised_checkpoint_leaves_stays_in_16_bits() -> None:
     whole = (attention + feeding) * small + 2 * 2 * table
     assert quantised(["lm_head"]) == pytest.approx(whole / 1e9)
     left = whole + attention * (2 - small)
-    for pattern in ("re:.*self_attn.*", "*self_attn*", "self_attn", "model.layers.*.self_attn*"):
+    for pattern in (
+        "re:.*self_attn.*",
+        "*self_attn*",
+        "self_attn",
+        "model.layers.*.self_attn*",
+        "model.layers.*.self_attn",
+    ):
         assert quantised(["lm_head", pattern]) == pytest.approx(left / 1e9), pattern
     one = whole + 5120 * 25_600 * (2 - small)
     for name in (
@@ -357,3 +363,17 @@ def test_experts_that_take_less_than_the_width_and_have_no_gate() -> None:
     model = model_of(HYBRID | more | {"hybrid_override_pattern": "M*E"}, "mine")
     assert model.expert_parameters == 2 * 1024 * 2688
     assert (model.layers, model.moe_layers, model.attention_layers) == (3, 1, 1)
+
+
+def test_a_published_mxfp4_checkpoint_takes_the_memory_that_was_measured() -> None:
+    """gpt-oss-120b on Hopper, with matrices padded: 64.38 GiB, as published by llm-d-planner (vLLM 0.11)."""
+    left = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config = {
+        "model_type": "gpt_oss", "num_hidden_layers": 36, "hidden_size": 2880, "num_attention_heads": 64, "head_dim": 64,
+        "num_key_value_heads": 8, "intermediate_size": 2880, "num_local_experts": 128, "num_experts_per_tok": 4,
+        "vocab_size": 201_088, "sliding_window": 128, "tie_word_embeddings": False,
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": left},
+    }  # fmt: skip
+    model = model_of(config, "gpt-oss-120b")
+    assert weight_bytes(model, Precision.FP4, padded=True) / GIB == pytest.approx(64.38, rel=0.005)
+    assert (model.attention_layers, model.window_layers) == (18, 18)

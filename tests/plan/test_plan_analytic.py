@@ -11,10 +11,11 @@ from pilothouse.perf.catalog import GPUS, MODELS, Precision
 from pilothouse.perf.coefficients import step_time
 from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, asks_of, by_clock
+from pilothouse.plan.busiest import paced, trimmed
 from pilothouse.plan.document import Bound, Confidence, Expected, Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import BAND_LAYOUT, BAND_TPOT, engine_of
 from pilothouse.plan.promise import expected_of
-from pilothouse.plan.rehearsal import Rehearsed, confirmed, job, paced, rehearse, trimmed
+from pilothouse.plan.rehearsal import Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.simulated import Hardware
 from pilothouse.workload.arrivals import Diurnal
 from pilothouse.workload.chat import Chat

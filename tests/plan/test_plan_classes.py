@@ -14,8 +14,10 @@ from pilothouse.plan.division import divisions
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
 from pilothouse.plan.plan_file import moved, plan_text, read_plan
+from pilothouse.plan.promise import keeps
+from pilothouse.plan.question import Goal, Question, Stock
 from pilothouse.plan.rehearsal import confirmed, expected_of, job, rehearse
-from pilothouse.plan.search import Goal, Question, keeps, search
+from pilothouse.plan.search import search
 from pilothouse.workload.mix import Mix, Tenant
 from pilothouse.workload.open_loop import OpenLoop
 from pilothouse.workload.requests import Workload
@@ -42,8 +44,9 @@ ASKS = asks_of(WORK)
 POOL = PoolPlan(name="engines", replicas=2, layout=Layout(tp=2), gpu="h100_sxm")
 ENGINE = engine_of(POOL, MODEL, H100, ASKS.demand.context_mean)
 QUESTION = Question(
-    name="q", model=MODEL, gpu=H100, gpus=8, asks=ASKS, objective=Objective(ttft_s=4.0, tpot_s=0.06), workload=None,
-    classes={"support": Objective(ttft_s=0.4, tpot_s=0.04)},
+    name="q", model=MODEL, stocks=[Stock(gpu=H100, count=8)], asks=ASKS, workload=None,
+    objective=Objective(ttft_s=4.0, tpot_s=0.06), classes={"support": Objective(ttft_s=0.4, tpot_s=0.04)},
+    speculation=False, tiers=False,
 )  # fmt: skip
 
 
@@ -142,7 +145,9 @@ BATCH = mixed(
 
 
 def asked_of(work: Workload, **classes: Objective) -> Question:
-    return replace(QUESTION, gpus=32, asks=asks_of(work), objective=Objective(), classes=classes)
+    return replace(
+        QUESTION, stocks=[Stock(gpu=H100, count=32)], asks=asks_of(work), objective=Objective(), classes=classes
+    )
 
 
 def test_who_waits_for_nobody_is_cheaper_by_himself() -> None:

@@ -188,7 +188,8 @@ def test_sums_of_a_closed_loop_are_those_of_its_simulation() -> None:
     work = loop(40, 1200)
     question = replace(
         QUESTION, asks=asks_of(by_clock(work, lambda p: 1e4 * p.output_tokens), closed=closed_of(work, lambda _: 1.0)),
-        classes={}, objective=Objective(ttft_s=0.5, tpot_s=0.05), split=False, gpus=2,
+        classes={}, objective=Objective(ttft_s=0.5, tpot_s=0.05), split=False,
+        stocks=[replace(QUESTION.stocks[0], count=2)],
     )  # fmt: skip
     plan = search(question).plans[0]
     sums, task = expected_of(plan), job(plan, question.hardware, question.asks, work)

@@ -8,14 +8,15 @@ from msgspec.structs import replace
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.plan.document import Objective
-from pilothouse.plan.prices import Prices
+from pilothouse.plan.prices import Price
 from pilothouse.plan.promise import expected_of, keeps
-from pilothouse.plan.search import Goal, Question, search, titled
+from pilothouse.plan.question import Goal, Question, Stock
+from pilothouse.plan.search import search, titled
 from tests.plan.test_plan_analytic import ASKS, asked
 
 QUESTION = Question(
-    name="q", model=MODELS["Qwen/Qwen3-32B"], gpu=GPUS["h100_sxm"], gpus=8, asks=ASKS,
-    objective=Objective(ttft_s=1.0, tpot_s=0.04), workload=None, prices=Prices(given=3.0),
+    name="q", model=MODELS["Qwen/Qwen3-32B"], stocks=[Stock(gpu=GPUS["h100_sxm"], count=8, price=Price(3.0, "given"))], asks=ASKS,
+    objective=Objective(ttft_s=1.0, tpot_s=0.04), workload=None,
 )  # fmt: skip
 FOUND = search(QUESTION)
 

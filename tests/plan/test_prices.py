@@ -71,7 +71,9 @@ def test_of_one_provider_only_its_prices_count() -> None:
 
 
 def test_a_price_that_is_given_is_all_there_is() -> None:
-    assert all((found := Prices(given=2.5).of(H100, term)) and found.usd_h == 2.5 for term in ("spot", "owned"))
+    given = Prices((public(),), given={"h100_sxm": 2.5})
+    assert all((found := given.of(H100, term)) and found.usd_h == 2.5 for term in ("spot", "owned"))
+    assert given.of(GPUS["l4"], "on_demand") is None
 
 
 @pytest.mark.parametrize(

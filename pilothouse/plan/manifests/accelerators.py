@@ -13,6 +13,10 @@ from pilothouse.perf.catalog import gpu_named
 PRODUCTS = {
     "h100_sxm": ("NVIDIA-H100-80GB-HBM3",),
     "h100_pcie": ("NVIDIA-H100-PCIe",),
+    "h100_nvl": ("NVIDIA-H100-NVL",),
+    "h20": ("NVIDIA-H20",),
+    "h800": ("NVIDIA-H800",),
+    "gh200": ("NVIDIA-GH200-480GB",),
     "h200_sxm": ("NVIDIA-H200",),
     "b200_sxm": ("NVIDIA-B200",),
     "b300_sxm": ("NVIDIA-B300-SXM6-AC",),
@@ -21,7 +25,12 @@ PRODUCTS = {
     "a100_sxm": ("NVIDIA-A100-SXM4-80GB",),
     "a100_40gb": ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"),
     "l40s": ("NVIDIA-L40S",),
+    "l40": ("NVIDIA-L40",),
     "l4": ("NVIDIA-L4",),
+    "a10": ("NVIDIA-A10",),
+    "rtx_4090": ("NVIDIA-GeForce-RTX-4090",),
+    "rtx_5090": ("NVIDIA-GeForce-RTX-5090",),
+    "rtx_6000_ada": ("NVIDIA-RTX-6000-Ada-Generation",),
     "rtx_pro_6000": (
         "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
         "NVIDIA-RTX-PRO-6000-Blackwell-Workstation-Edition",
@@ -30,6 +39,7 @@ PRODUCTS = {
     "gb10": ("NVIDIA-GB10",),
     "mi300x": ("AMD_Instinct_MI300X_OAM",),
     "mi325x": ("AMD_Instinct_MI325X_OAM",),
+    "mi350x": ("AMD_Instinct_MI350X_OAM",),
     "mi355x": ("AMD_Instinct_MI355X_OAM",),
 }
 OTHERS = ("tpu", "gaudi", "arc")  # beginnings of names: vLLM runs there too, in images and on nodes of their own kind
@@ -53,16 +63,15 @@ def accelerator(gpu: str) -> Accelerator | str:
         name = gpu_named(gpu).name
     except KeyError:
         name = PurePath(gpu).stem
-        if name.startswith(OTHERS):
-            return _other(name)
-        return Accelerator("nvidia.com/gpu", OWN_LABEL, (_value(name),), "engine", "CUDA_VISIBLE_DEVICES")
     if name.startswith(OTHERS):
-        return _other(name)
-    if name.startswith("mi"):
-        label = "amd.com/gpu.product-name"
-        return Accelerator("amd.com/gpu", label, PRODUCTS[name], "engine-rocm", "HIP_VISIBLE_DEVICES", "")
-    label, products = ("nvidia.com/gpu.product", PRODUCTS[name]) if name in PRODUCTS else (OWN_LABEL, (name,))
-    return Accelerator("nvidia.com/gpu", label, products, "engine", "CUDA_VISIBLE_DEVICES")
+        return f"{name}: manifests are for NVIDIA and AMD GPUs; it wants an image and node shapes of its vendor"
+    amd = name.startswith("mi")
+    products = PRODUCTS.get(name, ())
+    vendors = "amd.com/gpu.product-name" if amd else "nvidia.com/gpu.product"
+    label, values = (vendors, products) if products else (OWN_LABEL, (_value(name),))
+    if amd:
+        return Accelerator("amd.com/gpu", label, values, "engine-rocm", "HIP_VISIBLE_DEVICES", "")
+    return Accelerator("nvidia.com/gpu", label, values, "engine", "CUDA_VISIBLE_DEVICES")
 
 
 def known(gpu: str) -> Accelerator:
@@ -70,10 +79,6 @@ def known(gpu: str) -> Accelerator:
     found = accelerator(gpu)
     assert isinstance(found, Accelerator), found
     return found
-
-
-def _other(name: str) -> str:
-    return f"{name}: manifests are for NVIDIA and AMD GPUs; it wants an image and node shapes of its vendor"
 
 
 def _value(name: str) -> str:

@@ -19,6 +19,7 @@ from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.order import Order, Weights, nodes
 
 HTTP, EXCHANGE, EVENTS, REPLAY, MASTER, RPC = 8000, 5600, 6600, 7300, 29500, 13345  # ports of the first engine
+BEHIND = 8200  # of an engine behind llm-d's sidecar, which has HTTP
 APART = 32  # between the ports of two engines on one machine: each data-parallel rank counts on from its engine's
 BOOTSTRAP = 8998  # of Mooncake
 DRAIN_S = 90  # requests in flight when an engine is told to stop
@@ -129,7 +130,7 @@ def _limits(pool: PoolPlan) -> list[Option]:
 def _precision(order: Order, pool: PoolPlan) -> list[Option]:
     """A checkpoint stored in few bits says so itself; of a wider one the engine makes FP8 while it loads."""
     options: list[Option] = []
-    if pool.precision == "fp8" and not order.weights.quantised:
+    if pool.precision == "fp8" and not order.stored_small:
         options.append(("--quantization", "fp8"))
     if pool.kv_precision == "fp8":
         options.append(("--kv-cache-dtype", "fp8"))

@@ -2,6 +2,8 @@
 
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import Object
+from pilothouse.plan.manifests.flags import BEHIND, HTTP
+from pilothouse.plan.manifests.gateway import CONTROL, LISTEN
 from pilothouse.plan.manifests.order import Fleet, Order
 from pilothouse.plan.manifests.pods import POOL
 from pilothouse.plan.manifests.serving_pod import PART, PART_OF
@@ -26,16 +28,26 @@ def doors(fleet: Fleet, *, gateway: bool = True, engines: bool = True) -> list[O
     gateway     whether Pilothouse's is in front; else requests may come from anywhere
     engines     whether any are pods of ours
     """
-    own = {"from": [{"podSelector": {"matchLabels": {PART_OF: fleet.name}}}]}
-    api, routed = ({"ports": [{"port": port, "protocol": "TCP"}]} for port in ("http", "routed"))
+    own: Object = {"from": [{"podSelector": {"matchLabels": {PART_OF: fleet.name}}}]}
     found = []
     if engines:
-        found.append(
-            _policy(fleet, "engine", ENGINES, [own, *([_scraped(fleet, "http")] if gateway else [api, routed])])
-        )
+        asked = [_scraped(fleet, HTTP)] if gateway else [_open(HTTP), _scraped(fleet, BEHIND)]
+        found.append(_policy(fleet, "engine", ENGINES, [own, *asked]))
     if gateway:
-        found.append(_policy(fleet, "gateway", ["gateway"], [api, _scraped(fleet, "control")]))
+        found.append(_policy(fleet, "gateway", ["gateway"], [_open(LISTEN), _scraped(fleet, CONTROL)]))
     return found
+
+
+def _open(port: int) -> Object:
+    return {"ports": [{"port": port, "protocol": "TCP"}]}
+
+
+def _scraped(fleet: Fleet, port: int) -> Object:
+    """By Prometheus, if its address says in which namespace it is; else by anyone."""
+    if not (namespace := fleet.ground.monitoring):
+        return _open(port)
+    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    return {"from": [there], **_open(port)}
 
 
 def _policy(fleet: Fleet, name: str, components: list[str], ingress: list[Object]) -> Object:
@@ -50,12 +62,3 @@ def _policy(fleet: Fleet, name: str, components: list[str], ingress: list[Object
             "ingress": ingress,
         },
     }
-
-
-def _scraped(fleet: Fleet, port: str) -> Object:
-    """By Prometheus, if its address says in which namespace it is; else by anyone."""
-    ports = [{"port": port, "protocol": "TCP"}]
-    if not (namespace := fleet.ground.monitoring):
-        return {"ports": ports}
-    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-    return {"from": [there], "ports": ports}

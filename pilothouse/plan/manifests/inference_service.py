@@ -16,7 +16,7 @@ from pilothouse.plan.manifests.kustomize import in_base
 from pilothouse.plan.manifests.order import Fleet, Order, nodes
 from pilothouse.plan.manifests.pods import labels, place_of, pod, resources
 
-OF_THE_API = {"--enable-prompt-tokens-details", "--disable-uvicorn-access-log"}
+OF_THE_API = ("--enable-prompt-tokens-details", "--disable-uvicorn-access-log", "--shutdown-timeout")
 NAME_MAX = 63 - len("-predictor")
 MULTI_NODE_PORT = 80  # of the Service that KServe makes
 
@@ -83,7 +83,7 @@ def _service(order: Order, pool: PoolPlan) -> Object:
 
 
 def _stages(order: Order, pool: PoolPlan) -> Object:
-    flags = [word for word in additional(order, pool) if word not in OF_THE_API]
+    flags = additional(order, pool, OF_THE_API)
     worker = {"name": "worker-container", "resources": resources(order, pool)}
     return {
         "model": {

@@ -4,6 +4,7 @@ KServe adds flags of its own; the others go into VLLM_ADDITIONAL_ARGS, which it 
 """
 
 import shlex
+from collections.abc import Collection
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
@@ -14,7 +15,7 @@ from pilothouse.plan.manifests.flags import Place, words
 from pilothouse.plan.manifests.ground import Scaling
 from pilothouse.plan.manifests.kustomize import in_base
 from pilothouse.plan.manifests.order import Fleet, Order, nodes
-from pilothouse.plan.manifests.pods import POD_IP, POOL, engine, pod
+from pilothouse.plan.manifests.pods import PLAN, POD_IP, POOL, engine, pod
 from pilothouse.plan.manifests.serving_pod import PART_OF
 
 KSERVES_OWN = {"--host", "--port", "--served-model-name"}
@@ -93,7 +94,7 @@ def _workload(order: Order, pool: PoolPlan) -> Object:
         parallelism |= {"data": layout.dp, "dataLocal": layout.dp // nodes(pool)}
     if layout.pp > 1:
         parallelism |= {"pipeline": layout.pp}
-    found |= {"parallelism": parallelism, "labels": {POOL: pool.name}, "template": _pod(order, pool)}
+    found |= {"parallelism": parallelism, "labels": {PLAN: order.name, POOL: pool.name}, "template": _pod(order, pool)}
     if nodes(pool) > 1:
         found["worker"] = _pod(order, pool)
     return found
@@ -129,9 +130,9 @@ def _one_stage(main: Object, pool: PoolPlan) -> None:
                 amounts[name] = str(pool.layout.tp * pool.layout.pcp)
 
 
-def additional(order: Order, pool: PoolPlan) -> list[str]:
-    """Flags beside those that KServe makes of `parallelism`, `model` and the group of pods."""
+def additional(order: Order, pool: PoolPlan, unknown: Collection[str] = ()) -> list[str]:
+    """Flags beside those that KServe makes of `parallelism`, `model` and the group of pods, and those it does not know."""
     grouped = nodes(pool) > 1
     left_out = KSERVES_OWN | (OF_GROUPS if grouped else OF_GROUPS - {"--pipeline-parallel-size"})
     options = split_options(words(order, pool, Place(leader="x" if grouped else "")))
-    return [word for option in options if name_of(option) not in left_out for word in option]
+    return [word for option in options if name_of(option) not in {*left_out, *unknown} for word in option]

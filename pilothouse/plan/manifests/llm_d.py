@@ -8,7 +8,7 @@ from pilothouse.core.events import Role
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.engines import FIRST, monitor, workload
 from pilothouse.plan.manifests.files import File, Object
-from pilothouse.plan.manifests.flags import HTTP
+from pilothouse.plan.manifests.flags import BEHIND, HTTP
 from pilothouse.plan.manifests.guards import disruption, doors
 from pilothouse.plan.manifests.kustomize import in_base
 from pilothouse.plan.manifests.order import Fleet, Order, nodes
@@ -19,7 +19,6 @@ from pilothouse.plan.manifests.serving_pod import LOCKED, PART, PART_OF
 
 ROLE = "llm-d.ai/role"
 MODEL_HEADER = "X-Gateway-Model-Name"
-BEHIND = 8200  # where the sidecar looks for the engine
 SIDECAR_CONNECTORS = {"nixl": "nixlv2", "mooncake": "mooncake"}  # ours -> its
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pilothouse.plan.manifests.accelerators import known
 from pilothouse.plan.manifests.files import File
 from pilothouse.plan.manifests.order import Fleet, nodes
+from pilothouse.plan.manifests.pods import HUB_SECRET
 
 OPERATORS = {  # apiVersion's beginning -> who serves it
     "leaderworkerset.x-k8s.io": "LeaderWorkerSet",
@@ -38,10 +39,12 @@ def needs(fleet: Fleet, files: list[File]) -> Iterator[str]:
 
 def _of_weights(fleet: Fleet, text: str) -> Iterator[str]:
     for order in fleet.orders:
+        if order.weights.scheme == "hf" and HUB_SECRET in text:
+            yield f"{order.weights.uri} is fetched by each engine; if it is gated: Secret {HUB_SECRET}, key token"
         if order.weights.scheme == "pvc":
             yield f"the claim {order.weights.claim} must be mountable by several nodes (ReadOnlyMany or ReadWriteMany)"
         for pool in order.plan.pools:
-            if pool.precision == "fp8" and not order.weights.quantised:
+            if pool.precision == "fp8" and not order.stored_small:
                 yield (
                     f"{pool.name}: engines make FP8 of {order.weights.uri} while they load; a checkpoint stored so "
                     "(--weights) is half the download and may answer better"

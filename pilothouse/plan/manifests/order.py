@@ -1,14 +1,21 @@
 """What is to be written out: plans, where their weights come from, and the ground that they stand on."""
 
 import re
+from pathlib import Path
 
 from msgspec import Struct
 
+from pilothouse.core.errors import ConfigError
+from pilothouse.perf.catalog import model_named
+from pilothouse.perf.memory import Precision
+from pilothouse.perf.models import Model
 from pilothouse.plan.document import Plan, PoolPlan
 from pilothouse.plan.manifests.ground import Ground
+from pilothouse.plan.model_source import find_model
 
 NAME_MAX = 32  # of a plan: with a pool's, and what LeaderWorkerSet and KServe append, at most 63
-STORED_SMALL = re.compile(r"fp8|w8a8|fp4|int4|int8|awq|gptq|w4a16|gpt-oss", re.IGNORECASE)  # in names of checkpoints
+STORED_SMALL = re.compile(r"fp8|w8a8|fp4|int4|int8|awq|gptq|w4a16", re.IGNORECASE)  # in names of checkpoints
+STORED_WIDE = re.compile(r"bf16|fp16|bfloat16", re.IGNORECASE)
 
 
 class Weights(Struct, frozen=True):
@@ -24,11 +31,6 @@ class Weights(Struct, frozen=True):
     @property
     def rest(self) -> str:
         return self.uri.partition("://")[2] if self.scheme else self.uri
-
-    @property
-    def quantised(self) -> bool:
-        """Whether the checkpoint's name says that it is stored in few bits."""
-        return bool(STORED_SMALL.search(self.uri))
 
     @property
     def claim(self) -> str:
@@ -72,9 +74,21 @@ class Order(Struct, frozen=True, kw_only=True):
         return self.plan.model.rstrip("/").rpartition("/")[2] if self.plan.model[:1] in "/." else self.plan.model
 
     @property
-    def split(self) -> bool:
-        """Whether engines hand KV to each other."""
-        return any(pool.connector for pool in self.plan.pools)
+    def stored_small(self) -> bool:
+        """Whether the checkpoint is stored in few bits: as its name says, or as the model is published."""
+        if STORED_SMALL.search(self.weights.uri):
+            return True
+        narrow = self.model is not None and self.model.published != Precision.BF16
+        return narrow and not STORED_WIDE.search(self.weights.uri)
+
+    @property
+    def model(self) -> Model | None:
+        """None if neither the catalogue has it nor it is a directory. Never asks the hub."""
+        name = self.plan.model
+        try:
+            return find_model(name) if Path(name).is_dir() else model_named(name)
+        except (KeyError, ConfigError):
+            return None
 
     def name_of(self, pool: PoolPlan) -> str:
         """Of a pool's objects. Nobody wants to read chat-chat."""

@@ -147,8 +147,7 @@ def where(order: Order, pool: PoolPlan) -> Object:
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [one_of]}}
     }
     if pool.connector:
-        others = {PART_OF: order.part_of, PART: "engine"}
-        near = {"labelSelector": {"matchLabels": others}, "topologyKey": "topology.kubernetes.io/zone"}
+        near = {"labelSelector": {"matchLabels": {PLAN: order.name}}, "topologyKey": "topology.kubernetes.io/zone"}
         wanted = [{"weight": 100, "podAffinityTerm": near}]
         affinity["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": wanted}
     found: Object = {
@@ -157,7 +156,8 @@ def where(order: Order, pool: PoolPlan) -> Object:
     }
     if nodes(pool) == 1:
         spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
-        found["topologySpreadConstraints"] = [{**spread, "labelSelector": {"matchLabels": labels(order, pool)}}]
+        alike = {PLAN: order.name, POOL: pool.name}
+        found["topologySpreadConstraints"] = [{**spread, "labelSelector": {"matchLabels": alike}}]
     return found
 
 

@@ -10,7 +10,7 @@ from pilothouse.plan.manifests.accelerators import accelerator
 from pilothouse.plan.manifests.flags import pool_problems
 from pilothouse.plan.manifests.ground import Ground
 from pilothouse.plan.manifests.images import PINNED, UNFILLED, Images
-from pilothouse.plan.manifests.order import Fleet, Order, nodes
+from pilothouse.plan.manifests.order import Fleet, Order, Weights, nodes
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?")  # a DNS label, short enough for what stands beside it
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -60,6 +60,18 @@ def _of_order(order: Order) -> Iterator[Problem]:
     for adapter in order.adapters:
         if adapters.count(adapter.name) > 1 or adapter.name in (order.served, "", ".", ".."):
             yield Problem("--lora", f"{adapter.name!r} is no name of its own")
+        elif not (PRINTED.fullmatch(adapter.name) and _reachable(order.weights, Weights(adapter.uri))):
+            what = "is neither hf://owner/name nor in the claim or directory of the weights"
+            yield Problem("--lora", f"{adapter.name}={adapter.uri} {what}")
+
+
+def _reachable(weights: Weights, adapter: Weights) -> bool:
+    """Engines have one volume of weights, and the hub."""
+    if adapter.scheme == "hf":
+        return bool(HUB_NAME.fullmatch(adapter.rest))
+    if adapter.scheme == "pvc" == weights.scheme:
+        return adapter.claim == weights.claim and bool(PLACE.fullmatch(adapter.rest))
+    return not adapter.scheme and not weights.scheme and adapter.uri.startswith(weights.uri.rstrip("/") + "/")
 
 
 def _weights(order: Order) -> Iterator[Problem]:
@@ -95,7 +107,7 @@ def _of_pool(order: Order, pool: PoolPlan) -> Iterator[tuple[str, str]]:
         yield "layout.dcp", f"{layout.dcp} does not divide tp {layout.tp}"
     if layout.dp > 1 and layout.tp * layout.pcp > pool.gpus_per_node:
         yield "layout.dp", "a rank that spans nodes cannot be one of several"
-    if pool.precision in ("fp4", "int4") and not order.weights.quantised:
+    if pool.precision in ("fp4", "int4") and not order.stored_small:
         what = f"no engine makes {pool.precision} of {order.weights.uri}: name a checkpoint that is stored so"
         yield "precision", f"{what}, e.g. --weights hf://owner/name-AWQ"
 

@@ -25,7 +25,7 @@ UNPRIVILEGED: Object = {
 def serving_pod(container: Object, config: str, folder: str) -> Object:
     """PodSpec of a container that reads its configuration, ConfigMap `config`, in `folder`."""
     mounts = [{"name": "config", "mountPath": folder, "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}]
-    full = {"resources": RESOURCES, "securityContext": LOCKED, "volumeMounts": mounts} | container
+    full = container | {"resources": RESOURCES, "securityContext": LOCKED, "volumeMounts": mounts}
     return {
         "enableServiceLinks": False,
         "securityContext": UNPRIVILEGED,

@@ -1,14 +1,11 @@
 """How much of a node an engine's pod takes beside its GPUs, and how long it takes to start. All of it is a judgement."""
 
-from pathlib import Path
-
-from pilothouse.core.errors import ConfigError
-from pilothouse.perf.catalog import gpu_named, model_named
+from pilothouse.perf.catalog import gpu_named
 from pilothouse.perf.memory import weight_bytes
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.flags import DISK, DRAM
 from pilothouse.plan.manifests.order import Order, nodes
-from pilothouse.plan.model_source import find_model, usual_precision
+from pilothouse.plan.model_source import usual_precision
 
 CPU_PER_GPU, MEMORY_GIB_PER_GPU = 4, 32  # one busy process per GPU; weights pass through in pieces
 SHM_GIB = 16  # NCCL's rings, and vLLM's messages between its processes
@@ -29,11 +26,9 @@ def disk_gib(pool: PoolPlan) -> int:
 
 def checkpoint_gib(order: Order, pool: PoolPlan) -> int:
     """As it is stored; of a model that is not known here, as much as its engine's GPUs hold."""
-    try:
-        model = find_model(order.plan.model) if Path(order.plan.model).is_dir() else model_named(order.plan.model)
-        return _gib(weight_bytes(model, usual_precision(model, order.weights.uri)))
-    except (KeyError, ConfigError):
+    if order.model is None:
         return -int(-pool.layout.gpus * _gpu_gib(pool.gpu) // 1)
+    return _gib(weight_bytes(order.model, usual_precision(order.model, order.weights.uri)))
 
 
 def scratch_gib(order: Order, pool: PoolPlan) -> int:

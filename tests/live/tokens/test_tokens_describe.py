@@ -54,7 +54,7 @@ def slowly(tokens: ModelTokens, route: str, body: dict[str, Any], lora: tuple[st
 texts = st.lists(st.text(max_size=30), min_size=1, max_size=4)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts, min_size=1, max_size=4), st.sampled_from([None, "salt"]), st.sampled_from([None, ("a", "p")]))
 def test_paths_agree_whatever_is_remembered(
     model: Path, chats: list[list[str]], salt: str | None, lora: tuple[str, str] | None

@@ -35,7 +35,7 @@ def ids_of(encoder: Encoder, text: str, add_special_tokens: bool) -> list[int]:
     return [token for chunk in found.flat for token in unpack(chunk)]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PROMPTS, st.booleans())
 def test_cut_text_has_the_ids_of_the_whole(
     variant: tuple[str, Tokenizer, Encoder], text: str, add_special_tokens: bool

@@ -11,8 +11,11 @@ from manifest_plans import HOSTS, NAMES, fleet
 
 from pilothouse.core.events import Role
 from pilothouse.live.launch_command import name_of, split_options, value_of
+from pilothouse.perf.gpus import GPUS
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
+from pilothouse.plan.manifests.accelerators import OTHERS, OWN_LABEL, accelerator
 from pilothouse.plan.manifests.flags import APART, EVENTS, EXCHANGE, HTTP, REPLAY, Place, variables, words
+from pilothouse.plan.manifests.images import Images
 from pilothouse.plan.manifests.order import Fleet, Order, Weights, nodes
 from pilothouse.plan.manifests.placing import seats
 from pilothouse.plan.manifests.refusals import problems
@@ -118,3 +121,17 @@ def test_any_plan_has_a_name_that_kubernetes_takes(name: str) -> None:
     plan = Plan(name=name, model="m", pools=[], objective=Objective(), workload=None)
     made = Order(plan=plan, weights=Weights("hf://m/m")).name
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made) and len(made) <= 32
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_gpu_of_the_catalogue_has_a_label_or_is_refused(name: str) -> None:
+    found = accelerator(name)
+    if isinstance(found, str):
+        assert name.startswith(OTHERS) and "for NVIDIA and AMD" in found
+    else:
+        assert found.label != OWN_LABEL and found.products and Images().of(found.image)
+
+
+def test_a_gpu_of_ones_own_has_a_label_of_ones_own() -> None:
+    found = accelerator("gpus/My card (v2).yaml")
+    assert not isinstance(found, str) and (found.label, found.products) == (OWN_LABEL, ("My-card--v2",))

@@ -214,7 +214,8 @@ def _at_rate(expected: Expected, done: Rehearsed) -> Expected:
     rate = done.requests_per_s
     most = rate if done.at_once else max(rate, expected.requests_per_s_max)
     dearer = expected.requests_per_s / rate if rate else 1.0
-    costs = {name: getattr(expected, name) * dearer for name in ("usd_per_m_input", "usd_per_m_output", "usd_per_m")}
+    shared = ("usd_per_m_input", "usd_per_m_cached", "usd_per_m_output", "usd_per_m")
+    costs = {name: getattr(expected, name) * dearer for name in shared}
     return replace(
         expected, requests_per_s=rate, requests_per_s_max=most, utilisation=rate / most if most else 1.0, **costs
     )

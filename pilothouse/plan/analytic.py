@@ -18,14 +18,14 @@ ignores    KV that running requests share; bursts beyond Poisson; preemption; th
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import product
-from math import ceil, erf, exp, log, sqrt
+from math import ceil, exp, log, sqrt
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from pilothouse.perf.step_time import distinct_experts
 from pilothouse.plan.asks import Asks
+from pilothouse.plan.delays import added, exponential, mean, normal, quantile, steps_before
 from pilothouse.plan.disaggregate import Need
 from pilothouse.plan.document import Bound, Objective
 from pilothouse.plan.engines import Engine
@@ -34,19 +34,7 @@ OVERHEAD_US = 1_000  # two ways of the network between gateway and engine, as th
 TOKENISE_US_PER_1K = 200  # as the simulator takes it
 HANDOVER_US = 2_000  # latency of one transfer of KV, as the simulator takes it
 HANDOVER_GB_PER_S = 40.0  # the same, of its rate
-MOMENTS = 3  # of a step at which a request may come
-TAIL = (
-    (0.15, 0.3),
-    (0.45, 0.3),
-    (0.7, 0.2),
-    (0.86, 0.12),
-    (0.95, 0.06),
-    (0.99, 0.02),
-)  # of a distribution: part, weight
-NORMAL = ((-1.6, 0.1), (-0.8, 0.25), (0.0, 0.3), (0.8, 0.25), (1.6, 0.07), (2.3, 0.03))  # point, weight
-MEETS = 0.5  # power of the lanes by which prompts meet others less: between a lane for itself and one queue for all
 MOVES_ON = 2 / 3  # of the batch's variance is left in a mean over one life: its correlation falls linearly over it
-PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.86, 0.91, 0.94, 0.96, 0.98, 0.995)  # ends of parts of a distribution
 HALVINGS = 24  # of an interval, for percentiles
 RATE_HALVINGS = 12  # of an interval, for the highest rate
 NONE: Mapping[str, Objective] = {}
@@ -123,23 +111,23 @@ def load_at(
     if fleet.prefill is not None:  # the decode engine computes the last token
         work_us = [serving.engine.step_time.b_us + serving.engine.step_time.p_us] * len(work_us)
     arrivals = rate / serving.lanes / 1e6
-    share = arrivals * _mean(work_us)
+    share = arrivals * mean(work_us)
     found = _decoding(serving, need, arrivals, share)
     used = found.batch * need.context_tokens / max(1, serving.engine.kv_tokens)
     busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * _steps(
         serving.engine, need
     )
-    cost = _mean(work_us) / (_mean(work_us) + busy) if busy else share
+    cost = mean(work_us) / (mean(work_us) + busy) if busy else share
     waits: list[tuple[float, float]] = []
     if fleet.prefill is not None:
         alone = _alone(fleet.prefill.engine, asks, hit_ratio)
-        load = rate / 1e6 * _mean(alone) / fleet.prefill.lanes
+        load = rate / 1e6 * mean(alone) / fleet.prefill.lanes
         if load >= 1:
             found = _broken(found, Bound.COMPUTE)
         else:
             pool, works = fleet.prefill, _works(fleet.prefill.engine, asks, hit_ratio)
             step_us = pool.engine.step_time.a_us + pool.engine.step_time.expert_us * pool.engine.step_time.experts
-            waits = _steps_before(step_us, load, rate / pool.lanes / 1e6, works, pool.lanes)
+            waits = steps_before(step_us, load, rate / pool.lanes / 1e6, works, pool.lanes)
     if found.breaks is not None:
         apart = dict.fromkeys(classes, Latency(INFINITE, INFINITE))
         return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio, apart)
@@ -288,18 +276,18 @@ def _tpot_us(state: _Decoding, asks: Asks, arrivals: float, work_us: Sequence[fl
 
     Prompts that come during an answer make it longer, so that more come: as in the busy period of a queue, its variance
     has the cube of what prompts leave of the time. The batch moves on during an answer, which evens out a third."""
-    squares = _mean([work * work for work in work_us])
+    squares = mean([work * work for work in work_us])
     outputs = [output for output in asks.outputs if output > 1]
     if not outputs:
         return 0.0
-    left = max(0.05, 1 - arrivals * _mean(work_us))
+    left = max(0.05, 1 - arrivals * mean(work_us))
     slow = (state.slope_us * state.spread) ** 2 * MOVES_ON
     own = arrivals * state.token_us * squares / left**2 + state.luck * state.token_us**2
     widths = [sqrt(log(1 + (slow + own / (output - 1)) / state.token_us**2)) for output in outputs]
 
     def below(value: float) -> float:
         at = log(value / state.token_us)
-        return _mean([_normal(at / max(width, 1e-9) + width / 2) for width in widths])
+        return mean([normal(at / max(width, 1e-9) + width / 2) for width in widths])
 
     low, high = state.token_us / 4, state.token_us * exp(6 * max(widths))
     for _ in range(HALVINGS):
@@ -320,9 +308,9 @@ def _ttft_us(
     pool = fleet.serving
     engine, arrivals = pool.engine, need.rate / pool.lanes / 1e6
     step_us, running = _step_us(engine, need, state.batch), 1 - exp(-state.batch)
-    steps = _steps_before(step_us, running, arrivals, work_us, pool.lanes)
+    steps = steps_before(step_us, running, arrivals, work_us, pool.lanes)
     room = _room_waits(state, need, pool.lanes)
-    delays = _added(_added(steps, room), waits or [(0.0, 1.0)])
+    delays = added(added(steps, room), waits or [(0.0, 1.0)])
     before = [0.0] * len(prompts_told)
     if fleet.prefill is not None:
         own_us = [work_us[0]] * len(prompts_told)  # of the last token, whatever the prompt
@@ -336,77 +324,13 @@ def _ttft_us(
         chunks = 1 if fleet.prefill is not None else max(1, ceil(prompt * (1 - hits_told) / engine.batched_tokens))
         fixed = OVERHEAD_US + TOKENISE_US_PER_1K * prompt / 1000 + own + chunks * step_us + first
         found += [(fixed + wait, likely) for wait, likely in delays]
-    return _quantile(found, share)
-
-
-def _steps_before(
-    step_us: float, running: float, arrivals: float, work_us: Sequence[float], lanes: int
-) -> list[tuple[float, float]]:
-    """(how long, how likely): what is left of the step under way, the step planned already, and the prompts of those that
-    came during the same step and are computed with one's own.
-
-    A step is as long as decoding and the prompts that came two steps ago: a chain of compound Poisson sums, whose mean and
-    variance follow. Who comes meets long steps more often. With several lanes prompts are sent apart, and meet less."""
-    work, squares = _mean(work_us), _mean([work * work for work in work_us])
-    meets = lanes**-MEETS
-    load = min(0.95, arrivals * work)
-    mean = step_us / (1 - load)
-    variance = meets * arrivals * mean * squares / (1 - load**2)
-    met, found = mean + variance / mean, list[tuple[float, float]]()
-    for now, likely in _lognormal(met, variance):
-        others = meets * load * now
-        rest = _lognormal(mean + others, variance + meets * arrivals * now * squares)
-        for (after, also), i in product(rest, range(MOMENTS)):
-            found.append((now * (i + 0.5) / MOMENTS + after, running * likely * also / MOMENTS))
-    return _added([*found, (0.0, 1 - running)], [(0.0, 1.0)])
-
-
-def _added(some: list[tuple[float, float]], others: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The sum of two independent times, in few points: the mean of each part of `PARTS`."""
-    every = sorted((a + b, p * q) for (a, p), (b, q) in product(some, others))
-    found, seen, at = list[tuple[float, float]](), 0.0, 0
-    weight = value = 0.0
-    for time, likely in every:
-        weight, value, seen = weight + likely, value + time * likely, seen + likely
-        if seen >= PARTS[min(at, len(PARTS) - 1)] and weight > 0:
-            found.append((value / weight, weight))
-            weight = value = 0.0
-            while at < len(PARTS) and seen >= PARTS[at]:
-                at += 1
-    return [*found, (value / weight, weight)] if weight > 0 else found
-
-
-def _lognormal(mean: float, variance: float) -> list[tuple[float, float]]:
-    width = sqrt(log(1 + variance / mean**2))
-    return [(mean * exp(width * at - width * width / 2), weight) for at, weight in NORMAL]
+    return quantile(found, share)
 
 
 def _room_waits(state: _Decoding, need: Need, lanes: int) -> list[tuple[float, float]]:
     """(how long, how likely) for others to end, where KV room is short."""
-    some = 1 - _normal((state.most - state.batch) / max(state.spread, 1e-9))
+    some = 1 - normal((state.most - state.batch) / max(state.spread, 1e-9))
     if some < 1e-3:
         return [(0.0, 1.0)]
     left = 1 - state.batch / state.most
-    return _exponential(some, need.output_tokens * state.token_us / (lanes * state.most * left))
-
-
-def _exponential(some: float, mean: float) -> list[tuple[float, float]]:
-    return [(0.0, 1 - some), *((-mean * log(1 - part), some * weight) for part, weight in TAIL)]
-
-
-def _quantile(weighted: list[tuple[float, float]], share: float) -> float:
-    weighted.sort()
-    wanted, seen = share * sum(weight for _, weight in weighted), 0.0
-    for value, weight in weighted:
-        seen += weight
-        if seen >= wanted:
-            return value
-    return weighted[-1][0]
-
-
-def _normal(value: float) -> float:
-    return (1 + erf(value / sqrt(2))) / 2
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return exponential(some, need.output_tokens * state.token_us / (lanes * state.most * left))

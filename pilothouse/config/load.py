@@ -1,6 +1,7 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -52,6 +53,15 @@ def load(text: str, source: str = "config") -> Config:
     """Reads YAML. Raises ConfigError with every problem found; `source` names the file in it."""
     data = read_yaml(text, source)
     return from_data({} if data is None else data, source)
+
+
+def read_text(path: Path) -> str:
+    """Of a file that a user named. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
 
 
 def read_yaml(text: str, source: str) -> Any:

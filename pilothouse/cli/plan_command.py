@@ -58,7 +58,9 @@ def plan(
         ),
     ] = None,
     goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
-    precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="of the weights, repeatable; default: as published, of bf16 also fp8")
+    ] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own")] = "",
     without: Annotated[

@@ -55,7 +55,7 @@ def plan(
     classes: Annotated[list[str] | None, CLASSES] = None,
     goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
     precision: Annotated[
-        list[str] | None, typer.Option(help="of the weights, repeatable; default: as published, of bf16 also fp8")
+        list[str] | None, typer.Option(help="of the weights, repeatable; default: as published")
     ] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own: before those that ship")] = "",

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
-from pilothouse.cli.plan_question import price_for, question_of
+from pilothouse.cli.plan_question import prices_of, question_of
 from pilothouse.cli.plan_wanted import Asked, Wanted, read_wanted
 from pilothouse.cli.planning import rehearsed
 from pilothouse.core.errors import ConfigError, Problem
@@ -65,8 +65,8 @@ def _judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     classes = plan.classes | question.classes
     plan = replace(plan, workload=question.workload)
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
-    prices = {name: price_for(asked, gpu) for name, gpu in hardware.gpus.items()}
-    terms = Terms(question.asks, prices, wanted.follows)
+    prices = prices_of(asked, list(hardware.gpus.values()))
+    terms = Terms(question.asks, prices, question.buying)
     made = promised(replace(plan, classes=classes), hardware, terms)
     if not how.late and question.asks.rate > (DOUBT if how.simulate else 1.0) * expected_of(made).requests_per_s_max:
         made = promised(replace(plan, classes=classes), hardware, terms, capped=True)

@@ -1,120 +1,121 @@
-"""The page of a search: what fleets cost and give, what fills a GPU's memory, and latency over load."""
+"""The page of a search: its charts (`plan_charts.py`), the ranked fleets, how they may be bought, and why not others."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pilothouse.perf.catalog import precision_named
-from pilothouse.plan.analytic import load_at
-from pilothouse.plan.document import Plan
-from pilothouse.plan.memory import held
-from pilothouse.plan.promise import expected_of, fleets_of
+from pilothouse import __version__
+from pilothouse.cli import plan_charts as charts
+from pilothouse.cli.plan_charts import Drawn
+from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.document import Confidence, Expected, Plan
+from pilothouse.plan.prices import HOURS_PER_MONTH
+from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.question import Question
 from pilothouse.plan.search import Found, titled
-from pilothouse.plan.simulated import Hardware, engines_of
-from pilothouse.report.chart_page import write_charts
-from pilothouse.report.charts import Figure, axis, plain, rounded
+from pilothouse.plan.simulated import Hardware
+from pilothouse.report.grouping import PALETTE
+from pilothouse.report.page import rendered
 
-LOADS = [0.05 * step for step in range(1, 20)]  # of the highest rate
-DRAWN = 4  # plans whose latency is drawn
+DRAWN = 4  # fleets that are drawn, the first ones
+SHOWN = 30  # rows of the table
 
 
 def write_page(path: Path, question: Question, found: Found, hardware: Hardware) -> None:
     """Raises PilothouseError without the extra `report`, ConfigError where the file cannot be written."""
+    try:
+        path.write_text(_page(question, found, hardware), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([Problem(str(path), f"cannot be written: {error.strerror}")]) from None
+
+
+def _page(question: Question, found: Found, hardware: Hardware) -> str:
+    drawn = [Drawn(p, titled(p.pools), colour) for p, colour in zip(found.plans[:DRAWN], PALETTE, strict=False)]
     best = expected_of(found.plans[0])
-    charts = [
-        ("What fleets cost, and the most they serve", front(question, found.plans)),
-        ("Memory of a GPU [GiB]", budget(hardware, found.plans[:DRAWN])),
-        (
-            "Time to first token over load [Estimated]",
-            latency(question, hardware, found.plans[:DRAWN], "ttft_us", 1e6, "s"),
-        ),
-        (
-            "Time per output token over load [Estimated]",
-            latency(question, hardware, found.plans[:DRAWN], "tpot_us", 1e3, "ms"),
-        ),
-    ]
-    said = [f"{titled(plan.pools)}: {plan.why[0]}" for plan in found.plans[:DRAWN]]
-    said += [f"not {way.what}: {way.why}" for way in found.rejected]
-    write_charts(path, question.name, charts, said, best.notes)
-
-
-def front(question: Question, plans: Sequence[Plan]) -> Figure:
-    """Nothing below the line costs less for as much."""
-    by_cost = question.priced
-    points = sorted(
-        (expected_of(p).usd_per_hour if by_cost else float(p.gpus), expected_of(p).requests_per_s_max, titled(p.pools))
-        for p in plans
-    )
-    line: list[tuple[float, float, str]] = []
-    for point in points:
-        if not line or point[1] > line[-1][1]:
-            line = [other for other in line if other[0] < point[0]] + [point]
-    data = [
-        {
-            "type": "scatter", "mode": mode, "name": name, "x": [rounded(p[0]) for p in shown],
-            "y": [rounded(p[1]) for p in shown], "text": [plain(p[2]) for p in shown],
-            "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g} requests/s<extra></extra>",
-        }
-        for name, mode, shown in (("fleets", "markers", points), ("Pareto front", "lines+markers", line))
-    ]  # fmt: skip
-    x = axis("USD per hour" if by_cost else "GPUs", rangemode="tozero")
-    return {"data": data, "layout": {"xaxis": x, "yaxis": axis("requests/s within the objectives", rangemode="tozero")}}
-
-
-def budget(hardware: Hardware, plans: Sequence[Plan]) -> Figure:
-    """A bar for each fleet's serving engines."""
-    pools = [plan.pools[-1] for plan in plans]
+    money = [charts.bill(drawn)] if best.cost else []
     parts = [
-        held(
-            hardware.model,
-            hardware.gpus[pool.gpu],
-            pool.layout,
-            precision_named(pool.precision),
-            pool.memory_utilisation,
-        )
-        for pool in pools
+        ("Cost and load", [charts.front(found.plans, drawn)]),
+        ("Latency", [charts.latency(question, hardware, drawn, key) for key in ("ttft", "tpot")]),
+        ("Memory and money" if money else "Memory", [charts.memory(question, hardware, drawn), *money]),
     ]
-    names = [plain(titled(plan.pools)) for plan in plans]
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": names,
-            "x": [rounded(getattr(part, field)) for part in parts],
-        }
-        for name, field in (("weights", "weights"), ("activation", "activation"), ("other", "other"), ("KV", "kv"))
-    ]
-    layout = {"barmode": "stack", "xaxis": axis("GiB"), "yaxis": {"autorange": "reversed", "automargin": True}}
-    return {"data": data, "layout": layout}
+    asks = question.asks
+    simulated = any(expected_of(plan).confidence is Confidence.SIMULATED for plan in found.plans)
+    return rendered(
+        "plan.html",
+        [chart for _, several in parts for chart in several],
+        title=question.name,
+        about=f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean; "
+        f"{asks.demand.prompt_mean:,.0f} tokens in, {asks.demand.output_mean:,.0f} out",
+        labels=["Estimated", *(["Simulated"] if simulated else [])],
+        drawn=drawn,
+        cards=_cards(question, found.plans[0]),
+        parts=parts,
+        tables=[_ranked(question, found.plans), *([_ways(best)] if best.ways else [])],
+        why=[f"{one.title}: {reason}" for one in drawn for reason in one.plan.why],
+        rejected=found.rejected,
+        notes=best.notes,
+        version=__version__,
+    )
 
 
-def latency(
-    question: Question, hardware: Hardware, plans: Sequence[Plan], figure: str, scale: float, unit: str
-) -> Figure:
-    """Until queues grow without end; the objective is a dotted line."""
-    asks, objective = question.asks, question.objective
-    data = []
-    for plan in plans:
-        highest = expected_of(plan).requests_per_s_max
-        fleet = fleets_of(plan, engines_of(plan, hardware, asks.demand.context_mean))[0]
-        rates = [share * highest for share in LOADS] + [highest]
-        values = [getattr(load_at(fleet, asks, rate, objective.percentile), figure) / scale for rate in rates]
-        data.append(
-            {
-                "type": "scatter", "mode": "lines", "name": plain(titled(plan.pools)), "x": [rounded(r) for r in rates],
-                "y": [None if value == float("inf") else rounded(value) for value in values],
-            }
+def _cards(question: Question, plan: Plan) -> list[dict[str, str]]:
+    found, objective = expected_of(plan), question.objective
+
+    def limit(value: float | None, scale: float, unit: str, band: float) -> str:
+        asked = f"of {value * scale:g} {unit} at most; " if value is not None else ""
+        sure = "simulated; " if found.confidence is Confidence.SIMULATED else ""
+        return f"{asked}{sure}sums ±{band:.0%}"
+
+    tokens = f"in {found.usd_per_m_input:.3g}, cached {found.usd_per_m_cached:.3g}, out {found.usd_per_m_output:.3g}"
+    cards = [
+        ("Fleet 1 costs", f"{found.usd_per_hour:.3g}", "USD/h", f"{found.usd_per_hour * HOURS_PER_MONTH:,.0f} USD a month"),
+        ("A million tokens, blended", f"{found.usd_per_m:.3g}", "USD", tokens),
+    ] if found.cost else [("Fleet 1 has", str(plan.gpus), "GPUs", "no price is known")]  # fmt: skip
+    cards += [
+        (f"TTFT p{objective.percentile}", f"{found.ttft_s:.3g}", "s", limit(objective.ttft_s, 1, "s", found.ttft_band)),
+        (f"TPOT p{objective.percentile}", f"{found.tpot_s * 1e3:.3g}", "ms",
+         limit(objective.tpot_s, 1e3, "ms", found.tpot_band)),
+        ("Serves at most", f"{found.requests_per_s_max:.3g}", "requests/s",
+         f"{found.utilisation:.0%} used in busy times; then {found.bound.value.replace('_', ' ')} binds"),
+        ("Room for KV", f"{found.kv_tokens / 1e6:.3g}", "M tokens", f"on {plan.gpus} GPUs"),
+    ]  # fmt: skip
+    return [dict(zip(("title", "value", "unit", "said"), card, strict=True)) for card in cards]
+
+
+def _ranked(question: Question, plans: Sequence[Plan]) -> dict[str, Any]:
+    heads = (
+        "fleet", "GPUs", "TTFT", "TPOT", "requests/s at most", "used", "USD/h", "USD/M in", "cached", "out", "blended",
+        "bound", "confidence",
+    )  # fmt: skip
+    rows = []
+    for i, plan in enumerate(plans[:SHOWN], 1):
+        found, kept = expected_of(plan), keeps(question.objective, expected_of(plan))
+        costs = (
+            found.usd_per_hour, found.usd_per_m_input, found.usd_per_m_cached, found.usd_per_m_output, found.usd_per_m,
         )  # fmt: skip
-    limit = objective.ttft_s if figure == "ttft_us" else objective.tpot_s
-    shapes = []
-    if limit is not None:
-        at = limit * 1e6 / scale
-        shapes = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": at, "y1": at, "line": {"dash": "dot"}}]
-    title = f"{figure.split('_', maxsplit=1)[0].upper()} p{objective.percentile} [{unit}]"
-    layout = {
-        "xaxis": axis("requests/s", rangemode="tozero"),
-        "yaxis": axis(title, rangemode="tozero"),
-        "shapes": shapes,
+        cells = [
+            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
+            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s_max:.3g}", f"{found.utilisation:.0%}",
+            *(f"{cost:.3g}" if found.cost else "?" for cost in costs), found.bound.value.replace("_", " "),
+            found.confidence.value + ("" if kept else ": misses an objective"),
+        ]  # fmt: skip
+        rows.append({"cells": cells, "misses": not kept})
+    left = f"; {len(plans) - SHOWN} more are left out" if len(plans) > SHOWN else ""
+    note = f"the best first, by {question.goal.value}; times at p{question.objective.percentile}{left}"
+    return {"title": "Fleets", "note": note, "heads": heads, "rows": rows, "words": [11, 12]}
+
+
+def _ways(found: Expected) -> dict[str, Any]:
+    rows = []
+    for way in found.ways:
+        waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share else ""
+        cells = [way.how, f"{way.usd_per_hour:.3g}", f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits]
+        rows.append({"cells": cells, "misses": False})
+    heads = ["bought as", "USD/h", "USD a month", "wait for a start"]
+    return {
+        "title": "Other ways to buy fleet 1",
+        "note": "over the load curve, the cheapest first",
+        "heads": heads,
+        "rows": rows,
+        "words": [3],
     }
-    return {"data": data, "layout": layout}

@@ -1,14 +1,17 @@
 """From what is asked to what is searched: names looked up, the workload read (`plan_workload.py`), prices found."""
 
+from collections.abc import Sequence
+
 from pilothouse.cli.plan_wanted import MAY_GO, Asked, Wanted
 from pilothouse.cli.plan_workload import asks_for, classes_for, missing_workload
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import KV_BYTES
+from pilothouse.plan.buying import ALL_DAY, BURSTS, Buying
 from pilothouse.plan.document import Objective
 from pilothouse.plan.model_source import find_gpu, find_model
-from pilothouse.plan.prices import TERMS, Price, price_of, read_prices
+from pilothouse.plan.prices import TERMS, Prices, public, read_prices
 from pilothouse.plan.question import Goal, Question, Stock
 from pilothouse.plan.source import Source
 
@@ -47,8 +50,9 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     source, asks = asks_for(asked, step_time(model, next(iter(gpus.values())), 1, precisions[0]))
     classes = classes_for(wanted, asks)
     limits = [None if limit is None else limit.seconds for limit in (wanted.ttft, wanted.tpot)]
+    prices, buying = prices_of(asked, list(gpus.values())), buying_of(wanted)
     stocks = [
-        Stock(gpu=gpu, count=counts[said], said="" if gpu.name in GPUS else said, price=price_for(asked, gpu))
+        Stock(gpu=gpu, count=counts[said], said="" if gpu.name in GPUS else said, price=prices.of(gpu, wanted.term))
         for said, gpu in gpus.items()
     ]
     return Question(
@@ -60,7 +64,7 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
         precisions=tuple(precisions),
         kv_precision=wanted.kv_precision, gpus_per_node=wanted.gpus_per_node, split="split" not in wanted.without,
         speculation="speculation" not in wanted.without, tiers="tiers" not in wanted.without,
-        follows=wanted.follows,
+        prices=prices, buying=buying,
     ), source  # fmt: skip
 
 
@@ -79,13 +83,40 @@ def _counts(wanted: Wanted, problems: list[Problem]) -> dict[str, int]:
     return found
 
 
-def price_for(asked: Asked, gpu: Gpu) -> Price | None:
+def prices_of(asked: Asked, gpus: Sequence[Gpu]) -> Prices:
+    """Raises ConfigError where one of these GPUs has no price at a term that was asked for."""
     wanted = asked.wanted
-    if wanted.usd_per_hour is not None:
-        return Price(wanted.usd_per_hour, "as given")
-    own = read_prices(asked.base / wanted.prices) if wanted.prices else None
-    found = price_of(gpu, wanted.term, own)
-    if found is None and wanted.term != "on_demand":
-        what = f"no {wanted.term} price of {gpu.name} is known: give one in a file (--prices) or with --usd-per-hour"
-        raise ConfigError([Problem("--term", what)])
-    return found
+    own = [read_prices(asked.base / wanted.prices, [gpu.name for gpu in gpus])] if wanted.prices else []
+    given = {} if wanted.usd_per_hour is None else {gpu.name: wanted.usd_per_hour for gpu in gpus}
+    prices = Prices((*own, public()), wanted.provider, given)
+    if wanted.provider and wanted.provider not in prices.providers:
+        what = f"{wanted.provider!r} is none of {', '.join(prices.providers)}"
+        raise ConfigError([Problem("--provider", what)])
+    for where, term in (("--term", wanted.term), ("--burst", wanted.burst)):
+        needless = where == "--term" and term == "on_demand" and not (wanted.provider or wanted.prices)
+        for gpu in gpus:
+            if term and not needless and prices.of(gpu, term) is None:
+                there = ", ".join(prices.terms(gpu)) or "none"
+                of = f" of {wanted.provider}" if wanted.provider else ""
+                what = f"no {term} price{of} of {gpu.name} is known (there is: {there})"
+                raise ConfigError([Problem(where, f"{what}: give one in a file (--prices) or with --usd-per-hour")])
+    return prices
+
+
+def buying_of(wanted: Wanted) -> Buying:
+    """Raises ConfigError for what makes no sense together."""
+    problems = []
+    if wanted.burst and wanted.burst not in BURSTS:
+        problems.append(Problem("--burst", f"{wanted.burst!r} is none of {', '.join(BURSTS)}"))
+    elif wanted.burst == wanted.term:
+        problems.append(Problem("--burst", f"is {wanted.term} as what runs all day: give --term, or --follows alone"))
+    if wanted.follows is not None and wanted.term in ALL_DAY and not wanted.burst:
+        what = f"{wanted.term} capacity is paid for all day: say with --burst what comes with the load"
+        problems.append(Problem("--follows", what))
+    if problems:
+        raise ConfigError(problems)
+    start_s = None if wanted.start is None else wanted.start.seconds
+    return Buying(
+        term=wanted.term, burst=wanted.burst, follows=wanted.follows, start_s=start_s, keep_s=wanted.keep.seconds,
+        spot_extra=wanted.spot_extra,
+    )  # fmt: skip

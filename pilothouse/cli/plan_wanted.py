@@ -12,6 +12,8 @@ from pilothouse.config.load import read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.core.units import SECOND
+from pilothouse.plan.buying import KEEP_S, SPOT_EXTRA
 from pilothouse.plan.prometheus import STEP, WINDOW, is_prometheus
 from pilothouse.plan.question import Goal
 
@@ -65,12 +67,21 @@ class Wanted(Settings, frozen=True, kw_only=True):
         default_factory=lambda: ["bf16", "fp8"]
     )
     kv_precision: Annotated[str, Meta(description="of the KV cache: bf16, fp8, fp4")] = "bf16"
-    prices: Annotated[str, Meta(description="file with prices of one's own")] = ""
+    prices: Annotated[str, Meta(description="file with prices of one's own, which come before those that ship")] = ""
+    provider: Annotated[str, Meta(description="whose prices; default: the lower median of all")] = ""
     usd_per_hour: Annotated[float | None, Meta(gt=0, description="of one GPU, in place of any list")] = None
-    term: Annotated[str, Meta(description="on_demand, reserved, spot or owned")] = "on_demand"
+    term: Annotated[str, Meta(description="on_demand, reserved (_1y, _3y), spot or owned: of what runs all day")] = (
+        "on_demand"
+    )
+    burst: Annotated[str, Meta(description="on_demand or spot: of engines that only run in busy times")] = ""
     follows: Annotated[
-        int | None, Meta(ge=0, description="engines follow the load down to so many; default: all run all day")
+        int | None, Meta(ge=0, description="engines follow the load down to so many of each pool; default: all stay")
     ] = None
+    start: Annotated[Duration | None, Meta(description="until an engine serves; default: estimated")] = None
+    keep: Annotated[Duration, Meta(description="that an idle engine stays")] = Duration(round(KEEP_S * SECOND))
+    spot_extra: Annotated[float, Meta(ge=0, le=10, description="of spot hours, bought again when it is taken away")] = (
+        SPOT_EXTRA
+    )
     without: Annotated[list[str], Meta(description=f"what is not looked at: {', '.join(MAY_GO)}")] = field(
         default_factory=list
     )
@@ -108,6 +119,8 @@ def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]
     base = path.parent if path is not None else Path()
     if "workload" in said and not is_prometheus(said["workload"]):
         said["workload"] = os.path.relpath(said["workload"], base)
+    if "prices" in said:
+        said["prices"] = str(Path(said["prices"]).absolute())  # a plan's own folder is another
     problems: list[Problem] = []
     if "classes" in said:
         own = [_class(words, problems) for words in said["classes"]]

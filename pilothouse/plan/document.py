@@ -97,6 +97,28 @@ class ClassExpected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return cls(requests_per_s=requests_per_s, ttft_s=ttft_s, tpot_s=tpot_s, keeps=kept)
 
 
+class CostLine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a part of a pool costs."""
+
+    pool: str
+    what: str  # all day, base, burst, following the load
+    term: str  # on_demand, reserved, spot, owned
+    engines: int
+    gpus: int
+    gpus_paid: float  # in the mean
+    usd_per_hour: float  # in the mean
+    price: str  # of one GPU, and who says so
+    all_day: bool = True  # it runs, used or not
+
+
+class Way(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Another way to buy the same fleet."""
+
+    how: str
+    usd_per_hour: float
+    cold_share: float = 0.0  # of the requests, that wait until an engine has started
+
+
 class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a plan promises at its workload's rate. Times in seconds, at the objective's percentile; prices in US dollars."""
 
@@ -111,11 +133,16 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     utilisation: float  # of what binds, 0..1
     bound: Bound
     usd_per_hour: float
-    usd_per_m_input: float
+    usd_per_m_input: float  # of tokens that are computed; those found in caches are `usd_per_m_cached`
     usd_per_m_output: float
     usd_per_m: float  # blended: of all tokens
     confidence: Confidence
     notes: list[str] = []  # what the figures leave out, sources
+    usd_per_m_cached: float = 0.0  # of prompt tokens found in caches
+    cost: list[CostLine] = []  # what `usd_per_hour` is made of; [] = no price is known
+    start_s: float = 0.0  # until an engine that is started serves
+    cold_share: float = 0.0  # of the requests, that wait for such a start
+    ways: list[Way] = []  # to buy the same fleet, the cheapest first
     classes: dict[
         str, ClassExpected
     ] = {}  # where classes have objectives: all there are; times above are of all requests

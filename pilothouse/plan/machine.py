@@ -12,6 +12,7 @@ from pilothouse.perf.catalog import Gpu, Model, Precision, gpu_named, model_name
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import SEQUENCE_TOKENS, default_limits, kv_gib, kv_tokens, sequence_bytes
 from pilothouse.perf.step_time import StepTime
+from pilothouse.plan.prices import Prices, public
 from pilothouse.workload.requests import Planned
 
 
@@ -114,14 +115,11 @@ def _found(wanted: Wanted) -> tuple[Model, Gpu, Precision]:
 
 
 def _price(gpu: Gpu, prices: Mapping[str, float]) -> tuple[float | None, str]:
-    """As given, else the geometric mean of the quotes: they differ by factors."""
+    """As given, else by the list that ships."""
     if gpu.name in prices:
         return prices[gpu.name], "--price"
-    if gpu.price_usd_h is None:
-        return None, f"no quote found for {gpu.name}"
-    low, high = gpu.price_usd_h
-    quotes = f"{low:g} to {high:g}" if high > low else f"{low:g}"
-    return (low * high) ** 0.5, f"middle of quotes of {quotes} USD/h, {gpu.price_date}"
+    found = Prices((public(),)).of(gpu, "on_demand")
+    return (None, f"no price found for {gpu.name}") if found is None else (found.usd_h, found.said)
 
 
 def lasts(machine: Machine | None) -> Callable[[Planned], float]:

@@ -11,13 +11,16 @@ from msgspec.structs import replace
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
+from pilothouse.perf.catalog import precision_named
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
 from pilothouse.plan.binding import binding
-from pilothouse.plan.costs import bill, paid_share
-from pilothouse.plan.document import Bound, ClassExpected, Confidence, Expected, Objective, Plan
+from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_seconds, ways
+from pilothouse.plan.costs import bill, cached_share
+from pilothouse.plan.document import Bound, ClassExpected, Confidence, CostLine, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
-from pilothouse.plan.prices import Price
+from pilothouse.plan.memory import weights_gib
+from pilothouse.plan.prices import Prices
 from pilothouse.plan.simulated import Hardware, engines_of
 
 MIDDLE = 50  # the percentile that stands for the mean
@@ -28,10 +31,8 @@ class Terms(Struct, frozen=True):
     """What is asked of a fleet, and what it is paid with."""
 
     asks: Asks
-    prices: Mapping[
-        str, Price | None
-    ]  # of one GPU, by the names that pools use; None = unknown, and costs are left out
-    follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
+    prices: Prices = Prices()  # without one for every GPU, costs are left out
+    buying: Buying = Buying()
 
 
 class _State(Struct, frozen=True):
@@ -59,7 +60,7 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     if not asks.rate:
         terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
     rate = state.rate if state.rate < asks.rate else plan.rate
-    return replace(plan, rate=rate, expected=_expected(plan, engines, terms, state))
+    return replace(plan, rate=rate, expected=_expected(plan, hardware, engines, terms, state))
 
 
 def expected_of(plan: Plan) -> Expected:
@@ -156,21 +157,18 @@ def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:
     )
 
 
-def _expected(plan: Plan, engines: Sequence[Engine], terms: Terms, state: _State) -> Expected:
+def _expected(plan: Plan, hardware: Hardware, engines: Sequence[Engine], terms: Terms, state: _State) -> Expected:
     asks, load, highest = terms.asks, state.load, state.highest
-    sizes = [pool.replicas * pool.layout.gpus for pool in plan.pools]
-    prices = [terms.prices.get(pool.gpu) for pool in plan.pools]
-    hourly = [size * price.usd_h for size, price in zip(sizes, prices, strict=True) if price is not None]
-    hourly = hourly if len(hourly) == len(sizes) else []  # a bill with a gap is none
-    shares = [1.0] * len(sizes)
-    if terms.follows is not None:
-        shares = [paid_share(asks, pool.replicas, highest, terms.follows) for pool in plan.pools]
-    costs = hourly or [float(size) for size in sizes]
-    prefill = [cost for cost, pool in zip(costs, plan.pools, strict=True) if pool.role is Role.PREFILL]
-    usd_h = sum(share * cost for share, cost in zip(shares, hourly, strict=False))
-    input_share = sum(prefill) / sum(costs) if prefill else load.prefill_cost
-    priced = bill(usd_h, asks, min(1.0, state.rate / asks.rate), input_share)
-    paid = sum(share * size for share, size in zip(shares, sizes, strict=True)) / sum(sizes)
+    parts = _parts(plan, hardware, terms.buying)
+    needed = Needed(asks, highest, (load.ttft_us + load.tpot_us * asks.demand.output_mean) / 1e6)
+    cost = bought(parts, needed, terms.buying, terms.prices)
+    lines = [] if cost is None else cost.lines
+    usd_h = sum(line.usd_per_hour for line in lines)
+    caching = max(zip(plan.pools, engines, strict=True), key=lambda pair: pair[0].role is Role.PREFILL)[1]
+    priced = bill(
+        usd_h, asks, min(1.0, state.rate / asks.rate), _input_share(plan, parts, lines, load), load.hit_ratio,
+        cached_share(caching.step_time, asks.prompts, load.hit_ratio),
+    )  # fmt: skip
     return Expected(
         ttft_s=load.ttft_us / 1e6,
         tpot_s=load.tpot_us / 1e6,
@@ -184,10 +182,15 @@ def _expected(plan: Plan, engines: Sequence[Engine], terms: Terms, state: _State
         bound=state.bound,
         usd_per_hour=priced.usd_per_hour,
         usd_per_m_input=priced.usd_per_m_input,
+        usd_per_m_cached=priced.usd_per_m_cached,
         usd_per_m_output=priced.usd_per_m_output,
         usd_per_m=priced.usd_per_m,
+        cost=lines,
+        start_s=max(part.start_s for part in parts),
+        cold_share=0.0 if cost is None else cost.cold_share,
+        ways=ways(parts, needed, terms.buying, terms.prices),
         confidence=Confidence.ESTIMATED,
-        notes=_notes(plan, engines, terms, load, paid),
+        notes=[*_notes(plan, engines, load), *_cost_notes(terms, parts, cost)],
         classes={
             name: ClassExpected.under(
                 plan.classes.get(name, plan.objective),
@@ -200,20 +203,48 @@ def _expected(plan: Plan, engines: Sequence[Engine], terms: Terms, state: _State
     )
 
 
-def _notes(plan: Plan, engines: Sequence[Engine], terms: Terms, load: Load, paid: float) -> list[str]:
+def _parts(plan: Plan, hardware: Hardware, buying: Buying) -> list[Part]:
+    made = []
+    for pool in plan.pools:
+        gpu = hardware.gpus[pool.gpu]
+        weights = weights_gib(hardware.model, gpu, pool.layout, precision_named(pool.precision)) * pool.layout.gpus
+        start_s = start_seconds(weights) if buying.start_s is None else buying.start_s
+        made.append(Part(pool.name, gpu, pool.replicas, pool.layout.gpus, start_s))
+    return made
+
+
+def _input_share(plan: Plan, parts: Sequence[Part], lines: Sequence[CostLine], load: Load) -> float:
+    """Of the bill. Engines that only prefill are the input's; where they are not priced, by GPUs."""
+    prefill = [pool.name for pool in plan.pools if pool.role is Role.PREFILL]
+    if not prefill:
+        return load.prefill_cost
+    costs = [(line.pool, line.usd_per_hour) for line in lines]
+    costs = costs or [(part.name, float(part.replicas * part.gpus)) for part in parts]
+    return sum(cost for name, cost in costs if name in prefill) / sum(cost for _, cost in costs)
+
+
+def _notes(plan: Plan, engines: Sequence[Engine], load: Load) -> list[str]:
     guessed = list(dict.fromkeys(name for pool in plan.pools for name in unmeasured(pool.layout)))
     times = dict.fromkeys(f"step times {e.step_time.label}: {e.step_time.source}" for e in engines)
-    prices = dict.fromkeys(_priced(pool.gpu, terms.prices.get(pool.gpu)) for pool in plan.pools)
     return [
         *times,
         *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
         f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",
-        *prices,
-        *([f"engines follow the load: {paid:.0%} of the GPUs are paid for in the mean"] if paid < 1 else []),
     ]
 
 
-def _priced(gpu: str, price: Price | None) -> str:
-    if price is None:
-        return f"no price of {gpu} known: costs are left out"
-    return f"{price.usd_h:.3g} USD/h for a {gpu}: {price.said}"
+def _cost_notes(terms: Terms, parts: Sequence[Part], cost: Bought | None) -> list[str]:
+    if cost is None:
+        gpus = {part.gpu.name: part.gpu for part in parts}
+        asked = dict.fromkeys((terms.buying.term, terms.buying.burst or terms.buying.term))
+        lacking = [name for name, gpu in gpus.items() if any(terms.prices.of(gpu, term) is None for term in asked)]
+        return [f"no price of {', '.join(lacking)} known at {' and '.join(asked)}: costs are left out"]
+    notes = list(dict.fromkeys(line.price for line in cost.lines))
+    paid, all_gpus = sum(line.gpus_paid for line in cost.lines), sum(line.gpus for line in cost.lines)
+    if any(not line.all_day for line in cost.lines):
+        notes.append(f"engines follow the load: {paid / all_gpus:.0%} of the GPUs are paid for in the mean")
+    if any(line.term == "spot" for line in cost.lines):
+        notes.append(
+            f"spot: {terms.buying.spot_extra:.0%} of its hours are bought again, as it is taken away: an assumption"
+        )
+    return notes

@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from pilothouse.perf.catalog import Gpu, Model, Precision
 from pilothouse.plan.asks import Asks
+from pilothouse.plan.buying import Buying
 from pilothouse.plan.document import Objective
-from pilothouse.plan.prices import Price
+from pilothouse.plan.prices import Price, Prices
 from pilothouse.plan.promise import Terms, by_class
 from pilothouse.plan.simulated import Hardware
 
@@ -27,7 +28,7 @@ class Stock(Struct, frozen=True, kw_only=True):
     gpu: Gpu
     count: int
     said: str = ""  # how others find it: a file; "" = by its name
-    price: Price | None = None  # of one; None = unknown
+    price: Price | None = None  # of one, at the term of what runs all day; None = unknown
 
     @property
     def name(self) -> str:
@@ -53,7 +54,8 @@ class Question(Struct, frozen=True, kw_only=True):
     split: bool = True  # prefill and decode on engines of their own are looked at
     speculation: bool = True  # drafts are looked at where they pay
     tiers: bool = True  # KV in the hosts' memory is looked at where it pays
-    follows: int | None = None  # engines follow the load down to so many of each pool; None = they do not
+    prices: Prices | None = None  # at other terms too; None = those of the stocks are all there are
+    buying: Buying = Buying()
 
     @property
     def gpus(self) -> int:
@@ -74,7 +76,8 @@ class Question(Struct, frozen=True, kw_only=True):
 
     @property
     def terms(self) -> Terms:
-        return Terms(self.asks, {stock.name: stock.price for stock in self.stocks}, self.follows)
+        given = {stock.gpu.name: stock.price.usd_h for stock in self.stocks if stock.price is not None}
+        return Terms(self.asks, Prices(given=given) if self.prices is None else self.prices, self.buying)
 
     @property
     def by_class(self) -> dict[str, Objective]:

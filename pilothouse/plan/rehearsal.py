@@ -23,6 +23,7 @@ from pilothouse.workload.outcomes import Objectives, Outcome, Run, percentile
 from pilothouse.workload.requests import Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
+COUNTED_MAX = 6000  # where a rare class asks for more
 LEAD_MIN = (
     1500  # requests before them, which fill caches; those that are older are missed, so hits are a little too few
 )
@@ -82,6 +83,9 @@ def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: in
     rate = expected.requests_per_s * load
     under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
+    if expected.classes:  # the rarest has as many as tell something
+        rarest = min(asks.classes[name].share for name in expected.classes)
+        counted = max(counted, min(COUNTED_MAX, int(1.2 * CLASS_MIN / rarest)))
     closed = asks.closed is not None and load == 1
     if asks.closed is not None and not closed:
         workload = by_clock(workload, lambda p: (expected.ttft_s + expected.tpot_s * p.output_tokens) * SECOND)
@@ -216,7 +220,8 @@ def _at_rate(expected: Expected, done: Rehearsed) -> Expected:
     rate = done.requests_per_s
     most = rate if done.at_once else max(rate, expected.requests_per_s_max)
     dearer = expected.requests_per_s / rate if rate else 1.0
-    costs = {name: getattr(expected, name) * dearer for name in ("usd_per_m_input", "usd_per_m_output", "usd_per_m")}
+    shared = ("usd_per_m_input", "usd_per_m_cached", "usd_per_m_output", "usd_per_m")
+    costs = {name: getattr(expected, name) * dearer for name in shared}
     return replace(
         expected, requests_per_s=rate, requests_per_s_max=most, utilisation=rate / most if most else 1.0, **costs
     )

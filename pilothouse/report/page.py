@@ -56,10 +56,9 @@ def page(saved: Saved, runs: Sequence[Run]) -> str:
         ("Replicas", replica_charts(book, saved.marks)),
     ]
     charts = [chart for _, group_ in parts for chart in group_]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    folder = files("pilothouse.report") / "assets"
-    asset = {name: (folder / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    return environment.from_string(asset["html"]).render(
+    return rendered(
+        "page.html",
+        charts,
         title=" and ".join(dict.fromkeys(run.scenario for run in runs)),
         about=_about(book),
         labels=book.labels,
@@ -77,10 +76,20 @@ def page(saved: Saved, runs: Sequence[Run]) -> str:
         command=saved.command,
         source=saved.source,
         version=saved.version,
-        css=Markup(asset["css"]),
-        js=Markup(asset["js"]),
+    )
+
+
+def rendered(template: str, charts: list[Chart], **values: Any) -> str:
+    """A page that needs nothing else: its look and its charts, which `page.js` draws, in it."""
+    folder = files("pilothouse.report") / "assets"
+    asset = {name: (folder / name).read_text(encoding="utf-8") for name in (template, "page.css", "page.js")}
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(asset[template]).render(
+        css=Markup(asset["page.css"]),
+        js=Markup(asset["page.js"]),
         plotly=Markup(_plotly()),
         data=Markup(_json(charts)),
+        **values,
     )
 
 

@@ -74,16 +74,31 @@ def test_the_table_has_what_was_asked_and_why_says_why_not(folder: Path) -> None
     assert "not TP=1, bf16: quantise first" in said
 
 
+def test_one_command_tells_base_and_burst_from_all_on_demand(folder: Path) -> None:
+    (folder / "day.yaml").write_text(WORKLOAD + "arrivals: {kind: diurnal, period: 100s, depth: 1}\n")
+    words = (folder / "plan-for.yaml", "--workload", folder / "day.yaml", "--rate", "40", "--no-simulate")
+    code, said, _ = run(*words, "--term", "owned", "--burst", "on_demand")
+    assert code == 0 and "owned, the rest on_demand as needed" in said and "all on_demand, all day" in said
+    assert all(word in said for word in ("base", "burst", "USD a month", "PUE"))
+
+
 def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None:
     pytest.importorskip("plotly")
     page = folder / "plan.html"
     code, said, _ = run(folder / "plan-for.yaml", "--no-simulate", "--page", page)
     text = page.read_text()
     assert code == 0 and f"page: {page}" in said
-    assert all(
-        words in text for words in ("Pareto front", "activation", "TTFT p95 [s]", "TPOT p95 [ms]", "not TP=1, bf16")
+    wanted = (
+        "Pareto front",
+        "KV of running requests",
+        "TTFT p95 [s]",
+        "TPOT p95 [ms]",
+        "all day",
+        "not TP=1, bf16",
+        "planned for",
     )
-    assert text.count("<script") >= 4 and " src=" not in text
+    assert all(words in text for words in wanted)
+    assert "Other ways to buy fleet 1" in text and " src=" not in text
 
 
 MIX = """
@@ -179,7 +194,12 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--model", "qwen3-33b"], "--model: unknown model"),
         (["--gpu", "h1000"], "--gpu: unknown GPU"),
         (["--goal", "cheap"], "--goal: 'cheap' is none of min-cost"),
-        (["--term", "spot"], "--term: no spot price of h100_sxm is known"),
+        (["--gpu", "l4", "--term", "spot"], "--term: no spot price of l4 is known (there is: on_demand, reserved)"),
+        (["--provider", "azure", "--term", "spot"], "--term: no spot price of azure of h100_sxm is known"),
+        (["--provider", "aws2"], "--provider: 'aws2' is none of akash, aws"),
+        (["--burst", "owned"], "--burst: 'owned' is none of on_demand, spot"),
+        (["--burst", "on_demand"], "--burst: is on_demand as what runs all day"),
+        (["--term", "owned", "--follows", "0"], "--follows: owned capacity is paid for all day"),
         (["--ttft-p95", "soon"], "ttft"),
         (["--workload", "nowhere.yaml"], "cannot read"),
         (["--class", ":ttft=1s"], "--class: ':ttft=1s' is not of this form"),

@@ -271,7 +271,7 @@ def test_the_command_shows_fleets_trials_and_reasons(tmp_path: Path) -> None:
         (["--objectives", "ttft=1s"], "--objectives: has no tpot"),
         (["--gpu", "h1000"], "--gpu: unknown GPU 'h1000'"),
         (["--prefill-gpu", "b99"], "--prefill-gpu: unknown GPU 'b99'"),
-        (["--prefill-gpu", "l40s"], "--price: is missing for l40s"),
+        (["--prefill-gpu", "h20"], "--price: is missing for h20"),
         (["--price", "h100=cheap"], "--price: 'h100=cheap' is not GPU=USD"),
         (["--link-latency", "soon"], "--link-latency: 'soon' is not a duration"),
         (["--model", "llama-3.1-405b"], "does not fit on 1 x h100_sxm"),

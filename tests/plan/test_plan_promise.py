@@ -7,14 +7,14 @@ from pilothouse.core.errors import ConfigError
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
-from pilothouse.plan.prices import Price
+from pilothouse.plan.prices import Prices
 from pilothouse.plan.promise import Terms, expected_of, promised
 from pilothouse.plan.rehearsal import job, rehearse
 from pilothouse.plan.simulated import Hardware, hardware_of
 from tests.plan.test_plan_analytic import asked, workload
 
 ASKS = asked(8)
-PRICES = {"h100_sxm": Price(3.0, "given"), "l40s": Price(1.0, "given")}
+PRICES = Prices(given={"h100_sxm": 3.0, "l40s": 1.0})
 FAST = PoolPlan(name="fast", replicas=1, layout=Layout(tp=1), gpu="h100_sxm", precision="fp8")
 SLOW = replace(FAST, name="slow", replicas=3, gpu="l40s")
 
@@ -47,7 +47,7 @@ def test_unlike_pools_do_no_worse_in_simulation_than_sums_expect() -> None:
 
 def test_a_price_that_is_missing_leaves_no_half_a_bill() -> None:
     mixed = plan(FAST, SLOW)
-    found = expected_of(promised(mixed, hardware_of(mixed), Terms(ASKS, PRICES | {"l40s": None})))
+    found = expected_of(promised(mixed, hardware_of(mixed), Terms(ASKS, Prices(given={"h100_sxm": 3.0}))))
     assert found.usd_per_hour == 0 and any("no price of l40s" in note for note in found.notes)
 
 
@@ -74,7 +74,7 @@ def test_drafts_make_few_requests_quicker_in_sums_as_in_simulation() -> None:
     work, asks, hardware = workload(0.5, 400), asked(0.5), Hardware(model, {"h100_sxm": gpu})
     sums, done = [], []
     for each in (pool, drafts):
-        found = promised(plan(each, model=model.name), hardware, Terms(asks, {}))
+        found = promised(plan(each, model=model.name), hardware, Terms(asks))
         sums.append(expected_of(found).tpot_s)
         done.append(rehearse(job(found, hardware, asks, work)).tpot_s)
     assert sums[1] < 0.8 * sums[0] and done[1] < 0.8 * done[0]

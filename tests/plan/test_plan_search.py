@@ -1,18 +1,14 @@
-"""Laws of the search, of bills, and of price lists."""
-
-from pathlib import Path
+"""Laws of the search."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pilothouse.core.errors import ConfigError
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import GPUS, MODELS
-from pilothouse.plan.costs import bill, paid_share
 from pilothouse.plan.document import Objective
-from pilothouse.plan.prices import Price, price_of, read_prices
+from pilothouse.plan.prices import Price
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.question import Goal, Question, Stock
 from pilothouse.plan.search import search, titled
@@ -72,66 +68,3 @@ def test_more_requests_never_cost_less(rate: float, factor: float) -> None:
     few, many = (search(replace(QUESTION, split=False, asks=asked(r))).plans for r in (rate, rate * factor))
     if many:
         assert few and few[0].gpus <= many[0].gpus
-
-
-# --- bills and prices
-
-
-@given(st.floats(0.1, 1000), st.floats(0, 1), st.floats(0.1, 1))
-def test_a_bill_adds_up(usd_h: float, share: float, served: float) -> None:
-    made = bill(usd_h, ASKS, served, share)
-    into, out = (
-        ASKS.rate_mean * served * 3600 / 1e6 * mean for mean in (ASKS.demand.prompt_mean, ASKS.demand.output_mean)
-    )
-    assert made.usd_per_m_input * into + made.usd_per_m_output * out == pytest.approx(usd_h)
-    assert made.usd_per_m * (into + out) == pytest.approx(usd_h)
-
-
-def test_engines_that_follow_the_load_are_paid_for_as_they_run() -> None:
-    asks = replace(ASKS, curve=[(0.0, 0.5), (10.0, 0.25), (40.0, 0.25)])
-    assert paid_share(asks, 4, 40.0, 1) == pytest.approx((0.5 * 1 + 0.25 * 1 + 0.25 * 4) / 4)
-    assert paid_share(asks, 4, 40.0, 0) == pytest.approx((0.25 * 1 + 0.25 * 4) / 4)
-    assert paid_share(asks, 4, 40.0, 4) == 1
-    scaled = search(replace(QUESTION, asks=asks, follows=0)).plans[0]
-    assert expected_of(scaled).usd_per_hour < 3 * scaled.gpus
-
-
-PRICES = """
-date: 2026-11
-source: our contract
-gpus:
-  h100: {on_demand: 2.9, reserved: 2.1, owned_per_month: 730, power_usd_per_kwh: 0.1}
-"""
-
-
-@pytest.mark.parametrize(("term", "usd_h"), [("on_demand", 2.9), ("reserved", 2.1), ("owned", 1.07), ("spot", None)])
-def test_a_list_of_ones_own_comes_first(term: str, usd_h: float | None, tmp_path: Path) -> None:
-    path = tmp_path / "prices.yaml"
-    path.write_text(PRICES)
-    found = price_of(GPUS["h100_sxm"], term, read_prices(path))
-    assert (found.usd_h if found else None) == pytest.approx(usd_h)
-    assert found is None or "our contract, 2026-11" in found.said
-
-
-def test_what_ships_is_the_middle_of_quotes_and_only_on_demand() -> None:
-    found = price_of(GPUS["h100_sxm"], "on_demand")
-    assert found is not None and found.usd_h == pytest.approx((1.99 * 5.0) ** 0.5) and "2026-04" in found.said
-    assert price_of(GPUS["h100_sxm"], "spot") is None and price_of(GPUS["l40s"], "on_demand") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ("date: x\nsource: y\n", "gpus"),
-        (PRICES.replace("h100", "h1000"), "gpus.h1000"),
-        (PRICES.replace("2.9", "-1"), "gpus.h100"),
-        (PRICES.replace("reserved", "reservd"), "gpus.h100"),
-        ("[", ""),
-    ],
-)
-def test_a_wrong_price_list_says_where(text: str, where: str, tmp_path: Path) -> None:
-    path = tmp_path / "prices.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        read_prices(path)
-    assert any(where in problem.where and str(path) in problem.where for problem in caught.value.problems)

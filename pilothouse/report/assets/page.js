@@ -31,7 +31,7 @@
     const ticked = (marks, more) => (marks ?? []).map((mark) => ({ ...more(mark), ...mark, line: { color: colours.quiet, ...mark.line } }));
     return {
       height: 320, margin: { l: 56, r: 14, t: 12, b: 48 }, ...given, font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      showlegend: false, modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.quiet, activecolor: colours.ink }, xaxis: axis(given.xaxis, colours), yaxis: axis(given.yaxis, colours), dragmode: "zoom",
+      showlegend: given.showlegend ?? false, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12, color: colours.quiet }, ...given.legend }, modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.quiet, activecolor: colours.ink }, xaxis: axis(given.xaxis, colours), yaxis: axis(given.yaxis, colours), dragmode: "zoom",
       hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink, size: 12 } },
       shapes: ticked(given.shapes, () => ({ layer: "below" })),
       annotations: (given.annotations ?? []).map((note) => ({ ...note, font: { size: 11, color: colours.quiet } })),

@@ -28,12 +28,13 @@ from pilothouse.perf.memory import GIB, SEQUENCE_TOKENS, kv_gib, sequence_bytes
 from pilothouse.perf.step_time import StepTime
 from pilothouse.policies.rivals import CACHE_KNOWLEDGE, CacheKnowledge, Knows
 from pilothouse.sim.admission import FirstChunk, WholePrompt
+from pilothouse.sim.clients import StageResult
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.driver import Driver
 from pilothouse.sim.engine import EngineSpec
 from pilothouse.sim.faults import Fault, FaultKind
 from pilothouse.sim.tiers import TierSpec
-from pilothouse.sim.world import LABEL, Fleet, Pool, settle, stage_runs, world
+from pilothouse.sim.world import LABEL, Fleet, Pool, stage_runs, world
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Run
 from pilothouse.workload.requests import Workload, total_requests
@@ -142,7 +143,7 @@ class Setting(msgspec.Struct, frozen=True):
     gateways: int = 1
     faults: list[Fault] = []
     notes: list[str] = []
-    lead: int = 0  # requests of each reported stage that come first and do not count
+    count: Callable[[StageResult], object] | None = None  # leaves what counts of a reported stage; None = all
 
 
 def ran(
@@ -167,8 +168,8 @@ def ran(
         progress=progress,
     )
     for result in driver.results:
-        if setting.lead and result.stage.reported:
-            settle(result, setting.lead)
+        if setting.count is not None and result.stage.reported:
+            setting.count(result)
     notes = list(setting.notes)
     notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
     notes += [f"{count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()]

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pilothouse.plan.division import Division
-from pilothouse.plan.document import Expected, Plan
+from pilothouse.plan.document import ClassExpected, Expected, Plan
 from pilothouse.plan.prices import HOURS_PER_MONTH
 from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.question import Question
@@ -74,10 +74,13 @@ def _classes(question: Question, plans: Sequence[Plan]) -> Table:
         table.add_column(f"{name} p{objective.percentile}: {' and '.join(asked) or 'nothing asked'}")
     for i, plan in enumerate(plans, 1):
         met = [expected_of(plan).classes[name] for name in question.by_class]
-        table.add_row(
-            str(i), *(Text(f"{m.ttft_s:.3g} s, {m.tpot_s * 1e3:.3g} ms", "" if m.keeps else "yellow") for m in met)
-        )
+        table.add_row(str(i), *(_met(each) for each in met))
     return table
+
+
+def _met(met: ClassExpected) -> Text:
+    said = f"{met.ttft_s:.3g} s, {met.tpot_s * 1e3:.3g} ms"
+    return Text(said) if met.keeps else Text(f"{said}: missed", "yellow")
 
 
 def _table(question: Question, plans: Sequence[Plan]) -> Table:

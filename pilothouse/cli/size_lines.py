@@ -1,12 +1,15 @@
 """What `size` says, as text."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pilothouse.perf.catalog import GPUS, MODELS, Gpu
-from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS, Chat
 from pilothouse.plan.layouts import Candidate
 from pilothouse.plan.size import Size
-from pilothouse.plan.varied import Varied
+
+if TYPE_CHECKING:
+    from pilothouse.plan.chat_rule import Chat
+    from pilothouse.plan.varied import Varied
 
 NAME_WIDTH = 22
 
@@ -29,10 +32,12 @@ def layout_lines(ways: Sequence[Candidate], why: bool) -> list[str]:
     kept = [way for way in ways if way.kept]
     lines = [_line("layout by the rules", f"{kept[0]}: {kept[0].reason}")] if kept else []
     lines += [_line("  or", f"{way}: {way.reason}") for way in kept[1:]]
+    if kept and kept[0].replicas > 1:
+        lines.append(_line("engines", f"{kept[0].replicas} alike; what follows is of one"))
     return lines + [f"not {way}: {way.reason}" for way in ways if not way.kept and (why or not kept)]
 
 
-def lines_of(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> list[str]:
+def lines_of(found: Size, told: "Varied | None", rule: "Chat | None", gpu: Gpu) -> list[str]:
     held, layout = found.held, found.layout
     gpus = f"{layout.gpus} x {found.gpu}" if layout.gpus > 1 else found.gpu
     lines = [f"{found.model} in {found.precision} on {gpus}, KV in {found.kv_precision}  [Estimated]"]
@@ -50,7 +55,7 @@ def lines_of(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> l
         return lines
     lines.append(_line("KV space", f"{found.kv_gb:.1f} GB on all GPUs"))
     if found.kv_token_bytes:
-        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:g} KiB"))
+        lines.append(_line("KV of a token", f"{found.kv_token_bytes:,.0f} B = {found.kv_token_bytes / 1024:.4g} KiB"))
     if found.state_mb:
         lines.append(_line("state of a sequence", f"{found.state_mb:.1f} MB, whatever its length"))
     lines.append(
@@ -67,7 +72,7 @@ def lines_of(found: Size, told: Varied | None, rule: Chat | None, gpu: Gpu) -> l
     return lines + (_chat_lines(rule) if rule else [])
 
 
-def _varied_lines(told: Varied) -> list[str]:
+def _varied_lines(told: "Varied") -> list[str]:
     means = f"{told.prompt_tokens:,.0f} + {told.output_tokens:,.0f} tokens in the mean"
     return [
         _line("lengths", f"{told.source}; {means}"),
@@ -79,7 +84,9 @@ def _varied_lines(told: Varied) -> list[str]:
     ]
 
 
-def _chat_lines(rule: Chat) -> list[str]:
+def _chat_lines(rule: "Chat") -> list[str]:
+    from pilothouse.plan.chat_rule import DECODERS, REQUESTS_PER_S, SESSIONS
+
     running = min(rule.sequences_kv, rule.sequences_tpot)
     ours = f"{running:.0f} running (KV holds {rule.sequences_kv:.0f}, 50 ms a token {rule.sequences_tpot})"
     return [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import typer
@@ -13,14 +13,15 @@ from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, precision_named
 from pilothouse.perf.memory import KV_BYTES, Precision
 from pilothouse.perf.models import Model
-from pilothouse.plan.chat_rule import Chat, chat
 from pilothouse.plan.document import Layout
 from pilothouse.plan.layouts import Candidate, Needs, candidates, indivisible
 from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
-from pilothouse.plan.varied import Varied, varied
 from pilothouse.workload.lengths import Length
+
+if TYPE_CHECKING:  # what only some options need is imported with them
+    from pilothouse.plan.varied import Varied
 
 Found = TypeVar("Found")
 
@@ -59,8 +60,8 @@ class Answer(msgspec.Struct, frozen=True):
     """All of it, as JSON has it."""
 
     size: Size
-    varied: Varied | None = None
-    chat: Chat | None = None
+    varied: object | None = None  # a `Varied`
+    chat: object | None = None  # a `Chat`
     layouts: list[
         Candidate
     ] = []  # where the rules were asked: all, those kept first and their choice before all others
@@ -94,6 +95,8 @@ def size(asked: Asked) -> None:
     told = None if found.refusal else _varied(asked, model, found)
     rule = None
     if asked.chat:
+        from pilothouse.plan.chat_rule import chat
+
         rule = chat(model, gpu, _named("--chat", gpu_named, asked.chat), precision, asked.kv_precision)
     if asked.as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found, told, rule, ways)), indent=2).decode())
@@ -132,11 +135,13 @@ def _layout(asked: Asked, model: Model) -> Layout:
     return layout
 
 
-def _varied(asked: Asked, model: Model, found: Size) -> Varied | None:
+def _varied(asked: Asked, model: Model, found: Size) -> "Varied | None":
     if not (asked.prompt or asked.output or asked.workload):
         return None
     if asked.workload and (asked.prompt or asked.output):
         raise _wrong("--workload", "has lengths of its own: leave --prompt and --output out")
+    from pilothouse.plan.varied import varied
+
     probability = _probability(asked.overflow)
     pairs, source = _recorded(asked.workload) if asked.workload else _described(asked)
     return varied(model, found, pairs, asked.shared, probability, source)

@@ -1,6 +1,7 @@
 """Text to `Config`, strictly: unknown fields, wrong types and impossible values are all reported, each with its path."""
 
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,13 +17,18 @@ from pilothouse.core.errors import ConfigError, Problem
 MAY_BE_ZERO = {"timeouts.waiting", "timeouts.drain", "limits.token_cache"}  # zero turns the thing off
 
 
+NESTING = "[{?:-"  # what begins something inside something
+NESTED_MAX = (
+    5_000  # of these: deeper text could overflow libyaml's stack, and end the process (measured: at 20,000 to 40,000)
+)
+
 if TYPE_CHECKING:
-    from yaml import SafeLoader as _Base
+    from yaml import SafeLoader as _Quick
 else:  # libyaml, where it is there: 8 times as fast
-    _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _Quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):
+class _Strict(yaml.constructor.SafeConstructor):
     """YAML without code, and without a field given twice, of which plain YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -35,21 +41,42 @@ class _Loader(_Base):
         return super().construct_mapping(node, deep)
 
 
+class _Loader(_Strict, _Quick):
+    """By libyaml."""
+
+
+class _DeepLoader(_Strict, yaml.SafeLoader):
+    """In Python, where too deep is an error like any other."""
+
+
 def load(text: str, source: str = "config") -> Config:
     """Reads YAML. Raises ConfigError with every problem found; `source` names the file in it."""
     data = read_yaml(text, source)
     return from_data({} if data is None else data, source)
 
 
+def read_text(path: Path) -> str:
+    """Of a file that a user named. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
+
+
 def read_yaml(text: str, source: str) -> Any:
     """Plain data, without code and without fields given twice. Raises ConfigError if it is no YAML."""
-    return _read(lambda: yaml.load(text, _Loader), source)
+    return _read(lambda: yaml.load(text, _loader(text)), source)
 
 
 def read_documents(text: str, source: str) -> list[Any]:
     """As `read_yaml`, of a file that may hold several documents."""
-    documents: list[Any] = _read(lambda: list(yaml.load_all(text, _Loader)), source)
+    documents: list[Any] = _read(lambda: list(yaml.load_all(text, _loader(text))), source)
     return documents
+
+
+def _loader(text: str) -> type[_Loader | _DeepLoader]:
+    return _Loader if sum(map(text.count, NESTING)) <= NESTED_MAX else _DeepLoader
 
 
 def _read(reading: Callable[[], Any], source: str) -> Any:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pilothouse.plan.asks import asks_of
+from pilothouse.core.units import SECOND
+from pilothouse.plan.asks import asks_of, by_clock, closed_of
 from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import keeps
 from pilothouse.plan.question import Goal, Question
 from pilothouse.plan.search import search
-from pilothouse.workload.requests import Stage, Workload
+from pilothouse.workload.requests import Planned, Stage, Workload
 
 CLASSES_MAX = 4  # more make a great many fleets
 
@@ -42,7 +43,7 @@ class Division(Struct, frozen=True):
 def divisions(question: Question, workload: Workload, together: Sequence[Plan] | None = None) -> list[Division]:
     """Cheapest first; none where there is nothing to divide, or where no way serves all.
 
-    workload   by the clock, that of the question
+    workload   that of the question
     together   plans for all, if they were searched before
     """
     names = list(question.by_class)
@@ -84,8 +85,17 @@ def _question(question: Question, workload: Workload, names: tuple[str, ...]) ->
         own = [planned for planned in stage.requests if planned.tenant in names]
         return replace(stage, requests=own, rate=stage.rate * len(own) / max(1, len(stage.requests)))
 
-    share = sum(question.asks.classes[name].share for name in names)
-    asks = asks_of(replace(workload, stages=[only(stage) for stage in workload.stages]), question.asks.rate * share)
-    curve = [(rate * share, part) for rate, part in question.asks.curve]
-    asks = replace(asks, rate_mean=question.asks.rate_mean * share, curve=curve)
+    part = replace(workload, stages=[only(stage) for stage in workload.stages])
+    if question.asks.closed is not None:
+        asks = asks_of(by_clock(part, _a_second), closed=closed_of(part, _a_second))
+    else:
+        share = sum(question.asks.classes[name].share for name in names)
+        curve = [(rate * share, time) for rate, time in question.asks.curve]
+        asks = asks_of(part, question.asks.rate * share)
+        asks = replace(asks, rate_mean=question.asks.rate_mean * share, curve=curve)
     return replace(question, asks=asks, classes={n: own for n, own in question.by_class.items() if n in names})
+
+
+def _a_second(_: Planned) -> float:
+    """What a request of a closed loop takes, until a fleet says how long it really does."""
+    return float(SECOND)

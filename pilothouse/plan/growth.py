@@ -96,7 +96,7 @@ def _routing(seen: Observed) -> Check:
     step, numbers, found = Step.ROUTING, list[str](), seen.scaling
     if found is not None:
         numbers.append(
-            f"{found.replicas} replicas give {found.many:,.0f} output tokens/s, one {found.one:,.0f}: {found.gain:.2f} times "
+            f"{found.replicas} replicas give {found.many:,.0f} output tokens/s, one {found.one:,.0f}: {found.gain:.4g} times "
             f"as much; {GAIN_MIN * found.replicas:.2g} times is what to expect"
         )
     if seen.policy is not None:

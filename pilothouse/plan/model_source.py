@@ -4,11 +4,8 @@ GPUs likewise: the catalogue, or a YAML entry of one's own. An entry has the fie
 """
 
 import json
-import socket
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, model_named, precision_named
@@ -133,15 +130,20 @@ def _from_hub(name: str, unknown: str) -> dict[str, Any]:
         cached = try_to_load_from_cache(name, "config.json")
         if isinstance(cached, str):
             return _read(Path(cached))
-        _reach(urlsplit(hf_hub_url(name, "config.json")).hostname or "")
+        _reach(hf_hub_url(name, "config.json"))
         return _read(Path(hf_hub_download(name, "config.json", etag_timeout=HUB_TIMEOUT_S)))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError([Problem("--model", f"{unknown}; the hub did not give its config.json: {said}")]) from None
 
 
-def _reach(host: str) -> None:
+def _reach(url: str) -> None:
     """Raises OSError at once where there is no network: the hub's own client tries for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
     if not getproxies():
-        with socket.create_connection((host, 443), HUB_TIMEOUT_S):
+        parts = urlsplit(url)
+        with socket.create_connection((parts.hostname, parts.port or 443), HUB_TIMEOUT_S):
             pass

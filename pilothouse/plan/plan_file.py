@@ -8,7 +8,7 @@ import msgspec
 import yaml
 
 from pilothouse.config.convert import convert
-from pilothouse.config.load import read_documents
+from pilothouse.config.load import read_documents, read_text
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Plan
 
@@ -25,7 +25,7 @@ def read_plan(path: Path) -> Plan:
 
 def read_plans(path: Path) -> list[Plan]:
     """Of a file with a YAML document for each. Raises ConfigError with every problem found in the first that has one."""
-    documents = [data for data in read_documents(_text(path), str(path)) if data is not None]
+    documents = [data for data in read_documents(read_text(path), str(path)) if data is not None]
     if not documents:
         raise ConfigError([Problem(str(path), "is empty")])
     return [_plan(data, path) for data in documents]
@@ -34,21 +34,16 @@ def read_plans(path: Path) -> list[Plan]:
 def holds_plans(path: Path) -> bool:
     """Whether it is meant to be one, right or wrong."""
     try:
-        documents = read_documents(_text(path), str(path))
+        documents = read_documents(read_text(path), str(path))
     except ConfigError:
         return False
     return all(isinstance(data, dict) and {"model", "pools"} <= data.keys() for data in documents)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
-
-
 def _plan(data: Any, path: Path) -> Plan:
+    if isinstance(data, dict) and "pools" not in data:
+        what = f"is no plan, for it has no pools: `pilothouse plan {path} -o plan.yaml` makes one of what is asked for"
+        raise ConfigError([Problem(str(path), what)])
     problems: list[Problem] = []
     plan = convert(Plan, data, "", problems)
     if plan is not None and plan.version != VERSION:

@@ -1,6 +1,7 @@
 """A plan tried in the simulator, at the rate that it promises to serve, and what that makes of its promise."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,12 +16,14 @@ from pilothouse.plan.busiest import looped, paced, trimmed, while_all_ask
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
 from pilothouse.plan.promise import INFINITE, expected_of, keeps
 from pilothouse.plan.simulated import Hardware, fleet_of
+from pilothouse.sim.clients import StageResult
 from pilothouse.sim.world import Fleet, Pool, settle
 from pilothouse.workload.goodput import goodput_note
 from pilothouse.workload.outcomes import Objectives, Outcome, Run, percentile
 from pilothouse.workload.requests import Workload
 
 COUNTED_MIN = 1500  # requests of which figures are made: fewer tell little of a 95th percentile
+COUNTED_MAX = 6000  # where a rare class asks for more
 LEAD_MIN = (
     1500  # requests before them, which fill caches; those that are older are missed, so hits are a little too few
 )
@@ -80,6 +83,9 @@ def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: in
     rate = expected.requests_per_s * load
     under_way = rate * asks.demand.output_mean * min(expected.tpot_s, TPOT_MAX_S)
     counted, lead = max(COUNTED_MIN, int(LIVES * under_way)), max(LEAD_MIN, int(LIVES_LEAD * under_way))
+    if expected.classes:  # the rarest has as many as tell something
+        rarest = min(asks.classes[name].share for name in expected.classes)
+        counted = max(counted, min(COUNTED_MAX, int(1.2 * CLASS_MIN / rarest)))
     closed = asks.closed is not None and load == 1
     if asks.closed is not None and not closed:
         workload = by_clock(workload, lambda p: (expected.ttft_s + expected.tpot_s * p.output_tokens) * SECOND)
@@ -100,10 +106,7 @@ def rehearse(job: Job) -> Rehearsed:
     rules = DispatcherSettings(seed=job.seed, strict=True, waiting_max=ENGINES_TAKE)
     driver = played(job.fleet, rules, policy_named(job.policy), job.workload)
     reported = [result for result in driver.results if result.stage.reported]
-    if job.closed:
-        for result in reported:
-            result.outcomes = while_all_ask(result.stage, result.outcomes)
-    outcomes = [outcome for result in reported for outcome in settle(result, job.lead)]
+    outcomes = [outcome for result in reported for outcome in _counted(job, result)]
     served, met = [outcome for outcome in outcomes if not outcome.refused], _met(outcomes, job.percentile)
     classes = {
         name: _met([outcome for outcome in outcomes if outcome.tenant == name], objective.percentile)
@@ -128,6 +131,13 @@ def rehearse(job: Job) -> Rehearsed:
     )
 
 
+def _counted(job: Job, result: StageResult) -> list[Outcome]:
+    """Leaves what counts of a stage."""
+    if job.closed:
+        result.outcomes = while_all_ask(result.stage, result.outcomes)
+    return settle(result, job.lead)
+
+
 def _met(outcomes: Sequence[Outcome], percent: int) -> Met:
     served = [outcome for outcome in outcomes if not outcome.refused]
     lost = [float("inf")] * (len(outcomes) - len(served))
@@ -147,7 +157,7 @@ class Trials(msgspec.Struct, frozen=True):
         job, plan = self.jobs[load, seed], self.plan
         general, own = _objectives(plan.objective), {name: _objectives(each) for name, each in plan.classes.items()}
         notes = [goodput_note(general, own), *map(_said, job.fleet.pools)]
-        setting = Setting(plan.name, general, own, notes=notes, lead=job.lead)
+        setting = Setting(plan.name, general, own, notes=notes, count=partial(_counted, job))
         return ran(job.fleet, job.workload, policy, setting, load, seed, progress)
 
 

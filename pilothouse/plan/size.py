@@ -134,7 +134,12 @@ def _notes(
             f"{running:,} sequences alone would take {running * state_mb / 1e3:.0f} GB, so that tokens tell the capacity "
             f"only for few long sequences"
         )
-    if model.window_layers:
+    if model.kept_share < 1:
+        notes.append(
+            f"one vector stands for several tokens: {model.kept_share:.1%} of the context is kept, and all of the last "
+            f"{model.window:,} tokens"
+        )
+    elif model.window_layers:
         notes.append(
             f"{model.window_layers} layers keep the last {model.window:,} tokens only; counted once a sequence"
         )

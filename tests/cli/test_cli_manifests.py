@@ -161,6 +161,14 @@ def test_a_name_is_no_way_into_yaml_or_shell(plan: Path, tmp_path: Path) -> None
                 assert "touch y" not in path.read_text() and "kind: Secret" not in path.read_text()
 
 
+def test_what_is_no_plan_is_told_apart(plan: Path, tmp_path: Path) -> None:
+    plan.write_text("model: qwen3-8b\ngpu: h100\ngpus: 4\n")
+    told = run(plan)
+    assert told.exit_code == 2 and "is no plan, for it has no pools: `pilothouse plan" in told.output
+    told = run(tmp_path)
+    assert told.exit_code == 2 and "is no folder that -o named" in told.output
+
+
 def test_a_broken_plan_is_refused_with_every_place(plan: Path) -> None:
     plan.write_text(PLAN.replace("tp: 1", "tq: 1").replace("ttft_s: 1.0", "ttft_s: soon"))
     told = run(plan).output

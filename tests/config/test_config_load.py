@@ -89,6 +89,7 @@ BAD = [
     ("a: 2024-13-45", ["f: is not YAML: "]),
     ("a: !!python/object:os.system x", ["f: is not YAML: "]),
     ("a: " + "[" * 3000, ["f: is not YAML: "]),
+    ("- " * 60_000, ["f: is not YAML: "]),  # so deep that libyaml would end the process
     (POOLS + "policy: cache_and_lod", ["f: policy: unknown policy 'cache_and_lod', did you mean 'cache_and_load'?"]),
     (
         POOLS + "policy: zzz",

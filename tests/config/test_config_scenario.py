@@ -74,8 +74,9 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"workload": {"kind": "open_loop", "rate": 1, "duration": "5"}},
      ["s: workload.duration: '5' is not a duration such as 250ms, 30s or 2m"]),
     ({"workload": "nowhere.yaml"}, ["s: workload: cannot read nowhere.yaml: No such file or directory"]),
-    ({"pools": pool(model="qwen3-9b")}, ["s: pools[0].model: unknown model 'qwen3-9b', did you mean 'qwen3-8b'?"]),
-    ({"pools": pool(gpu="h10")}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100'?"]),
+    ({"pools": pool(model="qwen3-9b")},
+     ["s: pools[0].model: unknown model 'qwen3-9b', did you mean 'qwen3-8b' or 'qwen3-4b' or 'qwen3-32b'?"]),
+    ({"pools": pool(gpu="h10")}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100' or 'h20' or 'a10'?"]),
     ({"pools": pool(block_size=32)}, [("s: pools[0].block_size: must be 16, or left out: the workload's prompts are "
                                       "known by keys of blocks of 16 tokens")]),
     ({"pools": pool(batched_tokens=512)}, ["s: pools[0].batched_tokens: must be at least `sequences`, 1024"]),
@@ -103,7 +104,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"pools": pool(role="prefill") + pool(name="b")},
      ["s: pools[0].role: no decode pool has this model in this precision: nobody can use its KV"]),
     ({"pools": pool(link={"gbps": 3})}, ["s: pools[0].link.gbps: unknown field, did you mean 'gb_per_s'?"]),
-    ({"pools": pool(gpu="h10"), "loads": [-1]}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100'?",
+    ({"pools": pool(gpu="h10"), "loads": [-1]}, ["s: pools[0].gpu: unknown GPU 'h10', did you mean 'h100' or 'h20' or 'a10'?",
                                                  "s: loads[0]: must be more than 0"]),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from pilothouse.perf.catalog import GPUS, MODELS
 from pilothouse.plan.analytic import Fleet, Pool, load_at, rate_max
-from pilothouse.plan.asks import asks_of
+from pilothouse.plan.asks import asks_of, by_clock, closed_of
 from pilothouse.plan.division import divisions
 from pilothouse.plan.document import Layout, Objective, Plan, PoolPlan
 from pilothouse.plan.engines import engine_of
@@ -167,6 +167,16 @@ def test_equal_classes_share_a_fleet() -> None:
     found = divisions(asked_of(work, a=Objective(ttft_s=0.5, tpot_s=0.04)), work)
     assert len(found) == 5 and len(found[0].parts) == 1
     assert all(found[0].cost <= division.cost for division in found)
+
+
+def test_users_who_wait_are_divided_with_their_fleets() -> None:
+    loops = [OpenLoop(phases=[Phase(users=users, count=400)], output_tokens=(50, 150)) for users in (30, 10)]
+    work = Recipe(Mix([Tenant("many", None), Tenant("few", None)]), parts=[Recipe(loop) for loop in loops]).make(1)
+    asks = asks_of(by_clock(work, lambda _: 1e6), closed=closed_of(work, lambda _: 1.0))
+    found = divisions(replace(QUESTION, asks=asks, classes={"many": Objective(tpot_s=0.04)}), work)
+    apart = next(division for division in found if len(division.parts) == 2)
+    under_way = [e.output_per_s * e.tpot_s for part in apart.parts if (e := part.plan.expected)]
+    assert under_way == pytest.approx([30, 10], rel=0.25)
 
 
 def test_what_cannot_be_divided_is_not() -> None:

@@ -264,7 +264,7 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.Monkey
         raise OSError("no network here")
 
     monkeypatch.setattr("socket.create_connection", unreachable)
-    monkeypatch.setattr("pilothouse.plan.model_source.getproxies", dict)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     done = told("--model", "nobody/has-this-model", "--gpu", "h100")
     assert done.exit_code == 2 and "the hub did not give its config.json: no network here" in done.output
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pilothouse.config.load import load, read_documents
+from pilothouse.config.load import load, read_documents, read_text
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.files import Object
 from pilothouse.plan.manifests.gateway import PATH
@@ -16,13 +16,16 @@ from pilothouse.plan.manifests.references import references
 from pilothouse.plan.manifests.webhook import webhook_problems
 
 KUSTOMIZATION = "kustomization.yaml"
+OURS = {KUSTOMIZATION, PATH, "compose.yaml"}  # one of which every target writes
 
 
 def check(folder: Path) -> list[Problem]:
     """Every reason not to apply what is in `folder`. Raises ConfigError for what is no YAML."""
-    texts = {path: _text(path) for path in sorted(folder.rglob("*.yaml"))}
+    texts = {path: read_text(path) for path in sorted(folder.rglob("*.yaml"))}
     if not texts:
         return [Problem(str(folder), "holds no manifests (*.yaml)")]
+    if not {path.name for path in texts} & OURS:
+        return [Problem(str(folder), f"is no folder that -o named: none of {', '.join(sorted(OURS))} is in it")]
     found: list[Problem] = []
     objects: list[Object] = []
     overlays: list[tuple[Path, Object]] = []
@@ -50,14 +53,6 @@ def check(folder: Path) -> list[Problem]:
         return [*found, *(problem for each in objects for problem in webhook_problems(each)), *references(objects)]
     except (KeyError, TypeError, AttributeError) as error:
         return [*found, Problem(str(folder), f"an object is not shaped as its kind is ({error}): ask the cluster")]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
 
 
 def _gateway(text: str, where: str) -> list[Problem]:

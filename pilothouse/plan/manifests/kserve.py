@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.live.launch_command import name_of, split_options
+from pilothouse.perf.catalog import gpu_named
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import File, Object
 from pilothouse.plan.manifests.flags import Place, words
@@ -18,6 +19,7 @@ from pilothouse.plan.manifests.order import Fleet, Order, nodes
 from pilothouse.plan.manifests.pods import PLAN, POD_IP, POOL, engine, pod
 from pilothouse.plan.manifests.serving_pod import PART_OF
 
+WEIGHT_MAX = 1_000_000
 KSERVES_OWN = {"--host", "--port", "--served-model-name"}
 OF_GROUPS = {
     "--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless", "--data-parallel-rpc-port",
@@ -33,16 +35,25 @@ def render(fleet: Fleet) -> list[File]:
 
 
 def _services(order: Order) -> list[Object]:
-    """Pools of one model share its requests by their GPUs: KServe splits the traffic of a group by weight."""
+    """Pools of one model share its requests: KServe splits the traffic of a group by weight."""
     pools = order.plan.pools
     prefill = next((pool for pool in pools if pool.role is Role.PREFILL), None)
     heads = [pool for pool in pools if pool is not prefill]
     services = [_service(order, pool, prefill if pool.role is Role.DECODE else None) for pool in heads]
     if len(heads) > 1:
         for pool, service in zip(heads, services, strict=True):
-            share = {"group": order.name, "weight": pool.replicas * pool.layout.gpus}
+            share = {"group": order.name, "weight": _weight(pool)}
             service["spec"]["router"]["route"] = share
     return services
+
+
+def _weight(pool: PoolPlan) -> int:
+    """Memory bandwidth of its GPUs [GB/s], which decoding goes by; the router has no better word for a pool's strength."""
+    try:
+        bandwidth = gpu_named(pool.gpu).bandwidth_tbps
+    except KeyError:
+        bandwidth = 1.0
+    return max(1, min(WEIGHT_MAX, round(pool.replicas * pool.layout.gpus * bandwidth * 1000)))
 
 
 def _problems(order: Order) -> list[Problem]:

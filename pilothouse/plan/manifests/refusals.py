@@ -21,6 +21,7 @@ IMAGE = re.compile(r"[\w.:/@+-]+")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 URL = re.compile(r"https?://[\w.-]+(:\d{1,5})?(/[\w./-]*)?")
 RESOURCE = re.compile(r"[a-z0-9.-]+/[\w.-]+")
+ADAPTER = re.compile(r"[\w./-]{1,128}")
 PRINTED = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -60,7 +61,9 @@ def _of_order(order: Order) -> Iterator[Problem]:
     for adapter in order.adapters:
         if adapters.count(adapter.name) > 1 or adapter.name in (order.served, "", ".", ".."):
             yield Problem("--lora", f"{adapter.name!r} is no name of its own")
-        elif not (PRINTED.fullmatch(adapter.name) and _reachable(order.weights, Weights(adapter.uri))):
+        elif not ADAPTER.fullmatch(adapter.name):
+            yield Problem("--lora", f"{adapter.name!r}: letters, digits and . _ - / only")
+        elif not (_reachable(order.weights, Weights(adapter.uri))):
             what = "is neither hf://owner/name nor in the claim or directory of the weights"
             yield Problem("--lora", f"{adapter.name}={adapter.uri} {what}")
 

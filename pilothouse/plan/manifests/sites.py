@@ -9,18 +9,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pilothouse.config.convert import convert
-from pilothouse.config.load import read_yaml
+from pilothouse.config.load import read_text, read_yaml
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.ground import Site
 
 
 def read_sites(path: Path) -> list[Site]:
     """Raises ConfigError with every problem found."""
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
+    data = read_yaml(read_text(path), str(path))
     if not isinstance(data, dict) or not data:
         raise ConfigError([Problem(str(path), "is not NAME: {...} for each site")])
     problems: list[Problem] = []

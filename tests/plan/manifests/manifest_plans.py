@@ -11,7 +11,8 @@ from pilothouse.plan.plan_file import read_plan
 
 PLANS = Path(__file__).parent / "plans"
 EXAMPLES = sorted(path.stem for path in PLANS.glob("*.yaml"))
-NAMES = [*EXAMPLES, *(f"blueprint {name}" for name in blueprint.NAMES)]
+ALL = [*EXAMPLES, *(f"blueprint {name}" for name in blueprint.NAMES)]
+NAMES = [*EXAMPLES, "blueprint grid", "blueprint hybrid"]  # test_manifests_blueprints has the others
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 FILLED = Images(
     engine=f"docker.io/vllm/vllm-openai@{DIGEST}",

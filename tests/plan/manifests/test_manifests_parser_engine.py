@@ -5,7 +5,7 @@ from argparse import ArgumentError
 from typing import Any
 
 import pytest
-from manifest_plans import HOSTS, NAMES, fleet
+from manifest_plans import ALL, HOSTS, fleet
 from msgspec.structs import replace
 
 from pilothouse.core.events import Role
@@ -44,7 +44,7 @@ def lines(asked: Fleet) -> list[list[str]]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("adapters", [(), ADAPTERS], ids=["plain", "lora"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_vllm_understands_every_line(name: str, adapters: tuple[Adapter, ...], parser: Any) -> None:
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
 

@@ -1,6 +1,9 @@
 """Scaling: numbers are KEDA's, and what it asks Prometheus for is what engines and gateway really export."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +92,40 @@ def test_another_engine_is_wanted_beyond_what_the_plan_expects(role: Role, reque
 )  # fmt: skip
 def test_who_may_read_metrics_follows_from_where_prometheus_is(url: str, namespace: str) -> None:
     assert Ground(prometheus=url).monitoring == namespace
+
+
+FLEET = '{app_kubernetes_io_part_of="chat-single",pilothouse_io_pool="main",pod="%s"}'
+ENGINES = {
+    f"{name}{FLEET % pod}": value
+    for pod, values in {"a": (3, 1), "b": (2, 0)}.items()
+    for name, value in zip(ENGINE_SERIES, values, strict=True)
+}
+WAITING = {
+    f'{GATEWAY_SERIES}{{app_kubernetes_io_part_of="chat-single",model="{model}"}}': value
+    for model, value in {"Qwen/Qwen3-32B": 5, "other": 100}.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("least", "series", "total"),
+    [
+        (1, ENGINES | WAITING, 11), (0, ENGINES | WAITING, 11),
+        (1, ENGINES, 6), (0, ENGINES, 6),
+        (1, WAITING, None), (0, WAITING, 5),  # no engine: a fault, or the first one's turn
+        (1, {}, None), (0, {}, 0),
+    ],
+)  # fmt: skip
+def test_prometheus_counts_what_is_meant(least: int, series: dict[str, int], total: int | None, tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("needs promtool, of Prometheus")
+    text = query(*fleet("single").pools[0], Scaling("main", "chat", least, 4))
+    told = [] if total is None else [{"labels": "{}", "value": total}]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": f"{value} {value}"} for name, value in series.items()],
+        "promql_expr_test": [{"expr": text, "eval_time": "1m", "exp_samples": told}],
+    }
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump({"tests": [case]}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

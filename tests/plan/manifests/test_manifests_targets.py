@@ -176,6 +176,7 @@ def test_a_broken_reference_is_found(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_whatever_people_write_is_answered(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "kustomization.yaml").write_text("resources: [own.yaml]")
     try:
         found = check(tmp_path)
     except ConfigError as error:

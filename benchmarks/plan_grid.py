@@ -27,21 +27,27 @@ SHAPES = (((200, 1400), (50, 350)), ((2000, 6000), (100, 300)), ((100, 500), (40
 def grid(figures: dict[str, float], quick: bool = False) -> None:
     rows: list[list[str]] = []
     errors: dict[str, list[float]] = {"ttft": [], "tpot": []}
-    for (prompts, outputs), replicas, split, share in product(SHAPES, (1, 4), (False, True), (0.3, 0.6, 0.85)):
-        load, done = _point(prompts, outputs, replicas, split, share)
+    unsaid = 0
+    for (prompts, outputs), replicas, split, share in product(
+        SHAPES, (1, 2) if quick else (1, 4), (False, True), (0.3, 0.85) if quick else (0.3, 0.6, 0.85)
+    ):
+        load, done, bands = _point(prompts, outputs, replicas, split, share)
         off = {"ttft": load.ttft_us / 1e6 / done[0] - 1, "tpot": load.tpot_us / 1e6 / done[1] - 1}
         for name, error in off.items():
             errors[name].append(abs(error))
+        kept = all(abs(off[name]) <= band for name, band in bands.items())
+        unsaid += not kept
         rows.append(
             [
                 f"{prompts} {outputs}", f"{replicas}{' + prefill' if split else ''}", f"{share:.0%}", f"{load.batch:.0f}",
                 f"{load.ttft_us / 1e6:.3f} | {done[0]:.3f} ({off['ttft']:+.0%})",
                 f"{load.tpot_us / 1e3:.1f} | {done[1] * 1e3:.1f} ({off['tpot']:+.0%})",
-                "said" if max(map(abs, off.values())) > TELLING else "",
+                "" if max(map(abs, off.values())) <= TELLING else "within its band" if kept else "unsaid",
             ]
         )  # fmt: skip
     columns = ["prompts, answers", "engines", "load", "batch", "TTFT p95 s", "TPOT p95 ms", "off by more than 10 %"]
     table("Estimated | Simulated (error): Qwen3-32B, bf16, engines of 2 x H100", columns, rows)
+    figures["grid_unsaid"] = unsaid
     for name, found in errors.items():
         figures[f"grid_{name}"] = fmean(found)
         figures[f"grid_{name}_over_10_percent"] = fmean(error > TELLING for error in found)
@@ -49,7 +55,9 @@ def grid(figures: dict[str, float], quick: bool = False) -> None:
 
 def _point(
     prompts: tuple[int, int], outputs: tuple[int, int], replicas: int, split: bool, share: float
-) -> tuple[Load, tuple[float, float]]:
+) -> tuple[Load, tuple[float, float], dict[str, float]]:
+    """By sums, in simulation, and the bands that a plan prints where it is not simulated."""
+
     def asked(rate: float, requests: int) -> tuple[Workload, Asks]:
         phases = [Phase(rate=rate, seconds=requests / rate)]  # type: ignore[arg-type]
         made = Recipe(OpenLoop(prompt_tokens=prompts, output_tokens=outputs, phases=phases)).make(1)  # type: ignore[arg-type]
@@ -66,7 +74,10 @@ def _point(
     plan = Plan(name="grid", model=model.name, pools=pools, objective=Objective(), workload=None)
     highest, _ = rate_max(fleet, asks, 95, (float("inf"), float("inf")), 0.0)
     workload, asks = asked(share * highest, REQUESTS)
-    load = load_at(fleet, asks, asks.rate, 95, 0.0)
+    times = [planned.arrival_us for planned in workload.stages[0].requests]
+    came = (len(times) - 1) / (times[-1] - times[0]) * 1e6  # luck of the arrivals is no error of the sums
+    load = load_at(fleet, asks, came, 95, 0.0)
     simulated = fleet_of(plan, hardware_of(plan), asks.demand.context_mean, workload.block_size)
     done = rehearse(Job(simulated, "marginal_cost", workload, 95, 1, LEAD))
-    return load, (done.ttft_s, done.tpot_s)
+    bands = {"ttft": engine.ttft_band, "tpot": engine.tpot_band}
+    return load, (done.ttft_s, done.tpot_s), bands

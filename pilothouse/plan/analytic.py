@@ -8,8 +8,9 @@ a share W of all time, a token takes T(n) / (1 - W), and n = rate x tokens x T(n
 is n / (1 - e) over all lanes, e being the elasticity of T. A request's own TPOT varies with n, and with the prompts that
 happen to come during its own few tokens.
 
-Prompts wait for each other as in M/G/m (Sakasegawa, Ann. Inst. Stat. Math. 29, 1977), as the dispatcher sends each where
-its first token comes soonest; before that, for the rest of the step under way and for the step that is planned already.
+Prompts wait for the rest of the step under way, for the step that is planned already, and for the prompts that came with
+them and share their step; steps are a chain, each as long as the prompts that came two steps ago. Engines that only
+compute prompts are the same with no decoding beside.
 Where KV room runs out, requests wait for others to end, exponentially.
 
 accuracy   `benchmarks/plan_accuracy.py`, against simulation; where they are more than 10 % apart a plan says so
@@ -18,7 +19,7 @@ ignores    KV that running requests share; bursts beyond Poisson; preemption; th
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import ceil, erf, log, sqrt
+from math import ceil, erf, exp, log, sqrt
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -42,6 +43,10 @@ TAIL = (
     (0.95, 0.06),
     (0.99, 0.02),
 )  # of a distribution: part, weight
+NORMAL = ((-1.6, 0.1), (-0.8, 0.25), (0.0, 0.3), (0.8, 0.25), (1.6, 0.07), (2.3, 0.03))  # point, weight
+MEETS = 0.5  # power of the lanes by which prompts meet others less: between a lane for itself and one queue for all
+MOVES_ON = 2 / 3  # of the batch's variance is left in a mean over one life: its correlation falls linearly over it
+PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.86, 0.91, 0.94, 0.96, 0.98, 0.995)  # ends of parts of a distribution
 HALVINGS = 24  # of an interval, for percentiles
 RATE_HALVINGS = 12  # of an interval, for the highest rate
 NONE: Mapping[str, Objective] = {}
@@ -132,7 +137,9 @@ def load_at(
         if load >= 1:
             found = _broken(found, Bound.COMPUTE)
         else:
-            waits = _waits(alone, load, fleet.prefill.lanes)
+            pool, works = fleet.prefill, _works(fleet.prefill.engine, asks, hit_ratio)
+            step_us = pool.engine.step_time.a_us + pool.engine.step_time.expert_us * pool.engine.step_time.experts
+            waits = _steps_before(step_us, load, rate / pool.lanes / 1e6, works, pool.lanes)
     if found.breaks is not None:
         apart = dict.fromkeys(classes, Latency(INFINITE, INFINITE))
         return Load(INFINITE, INFINITE, found.breaks, found.batch, used, share, cost, hit_ratio, apart)
@@ -277,19 +284,24 @@ def _broken(state: _Decoding, bound: Bound) -> _Decoding:
 
 
 def _tpot_us(state: _Decoding, asks: Asks, arrivals: float, work_us: Sequence[float], share: float) -> float:
-    """A mixture of normal distributions, one for each length of an answer."""
+    """A mixture of lognormal distributions, one for each length of an answer.
+
+    Prompts that come during an answer make it longer, so that more come: as in the busy period of a queue, its variance
+    has the cube of what prompts leave of the time. The batch moves on during an answer, which evens out a third."""
     squares = _mean([work * work for work in work_us])
     outputs = [output for output in asks.outputs if output > 1]
     if not outputs:
         return 0.0
-    slow = (state.slope_us * state.spread) ** 2
-    own = arrivals * state.token_us * squares + state.luck * state.token_us**2
-    spreads = [sqrt(slow + own / (output - 1)) for output in outputs]
+    left = max(0.05, 1 - arrivals * _mean(work_us))
+    slow = (state.slope_us * state.spread) ** 2 * MOVES_ON
+    own = arrivals * state.token_us * squares / left**2 + state.luck * state.token_us**2
+    widths = [sqrt(log(1 + (slow + own / (output - 1)) / state.token_us**2)) for output in outputs]
 
     def below(value: float) -> float:
-        return _mean([_normal((value - state.token_us) / max(spread, 1e-9)) for spread in spreads])
+        at = log(value / state.token_us)
+        return _mean([_normal(at / max(width, 1e-9) + width / 2) for width in widths])
 
-    low, high = 0.0, state.token_us + 6 * max(spreads)
+    low, high = state.token_us / 4, state.token_us * exp(6 * max(widths))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) < share else (low, middle)
@@ -307,40 +319,66 @@ def _ttft_us(
     )
     pool = fleet.serving
     engine, arrivals = pool.engine, need.rate / pool.lanes / 1e6
-    step_us, running = _step_us(engine, need, state.batch), min(1.0, state.batch)
-    prompts = arrivals * _mean(work_us)  # in one step all prompts are computed that there are: the step is paid once
-    queued = [(0.0, 1.0)]
-    if fleet.prefill is None:
-        queued = _waits(work_us, prompts, pool.lanes, min(1.0, prompts + arrivals * step_us))
-        some = sum(likely for wait, likely in queued if wait)  # the step planned already has prompts as often
-        queued = [(w + more, p * q) for w, p in queued for more, q in ((0.0, 1 - some), (_mean(work_us), some))]
+    step_us, running = _step_us(engine, need, state.batch), 1 - exp(-state.batch)
+    steps = _steps_before(step_us, running, arrivals, work_us, pool.lanes)
     room = _room_waits(state, need, pool.lanes)
+    delays = _added(_added(steps, room), waits or [(0.0, 1.0)])
     before = [0.0] * len(prompts_told)
     if fleet.prefill is not None:
         own_us = [work_us[0]] * len(prompts_told)  # of the last token, whatever the prompt
         alone = _alone(fleet.prefill.engine, replace(asks, prompts=prompts_told), hits_told)
         moved = need.uncached_tokens * fleet.prefill.engine.token_bytes / (HANDOVER_GB_PER_S * 1e3)
-        before = [work + HANDOVER_US + moved + OVERHEAD_US for work in alone]
+        # it takes room as a step begins, its KV lands during that or a later one, and the next is planned already
+        landing = running * (step_us + max(step_us, HANDOVER_US + moved)) + (1 - running) * (HANDOVER_US + moved)
+        before = [work + landing + OVERHEAD_US for work in alone]
     found: list[tuple[float, float]] = []
     for own, prompt, first in zip(own_us, prompts_told, before, strict=True):
         chunks = 1 if fleet.prefill is not None else max(1, ceil(prompt * (1 - hits_told) / engine.batched_tokens))
-        fixed = OVERHEAD_US + TOKENISE_US_PER_1K * prompt / 1000 + own + chunks * step_us + running * step_us + first
-        for i, (wait, likely), (more, also), (early, then) in product(
-            range(MOMENTS), queued, room, waits or [(0.0, 1.0)]
-        ):
-            found.append((fixed + running * step_us * (i + 0.5) / MOMENTS + wait + more + early, likely * also * then))
+        fixed = OVERHEAD_US + TOKENISE_US_PER_1K * prompt / 1000 + own + chunks * step_us + first
+        found += [(fixed + wait, likely) for wait, likely in delays]
     return _quantile(found, share)
 
 
-def _waits(work_us: Sequence[float], load: float, servers: int, busy: float | None = None) -> list[tuple[float, float]]:
-    """(how long, how likely) behind other prompts: Sakasegawa's M/G/m, exponential for those who wait.
+def _steps_before(
+    step_us: float, running: float, arrivals: float, work_us: Sequence[float], lanes: int
+) -> list[tuple[float, float]]:
+    """(how long, how likely): what is left of the step under way, the step planned already, and the prompts of those that
+    came during the same step and are computed with one's own.
 
-    busy   share of the time in which a server is not to be had; None = as its load
-    """
-    mean = _mean(work_us)
-    varies = _mean([work * work for work in work_us]) / mean**2  # 1 + the squared coefficient of variation
-    some = (load if busy is None else busy) ** (sqrt(2 * (servers + 1)) - 1)
-    return _exponential(some, varies / 2 * mean / (servers * (1 - load)))
+    A step is as long as decoding and the prompts that came two steps ago: a chain of compound Poisson sums, whose mean and
+    variance follow. Who comes meets long steps more often. With several lanes prompts are sent apart, and meet less."""
+    work, squares = _mean(work_us), _mean([work * work for work in work_us])
+    meets = lanes**-MEETS
+    load = min(0.95, arrivals * work)
+    mean = step_us / (1 - load)
+    variance = meets * arrivals * mean * squares / (1 - load**2)
+    met, found = mean + variance / mean, list[tuple[float, float]]()
+    for now, likely in _lognormal(met, variance):
+        others = meets * load * now
+        rest = _lognormal(mean + others, variance + meets * arrivals * now * squares)
+        for (after, also), i in product(rest, range(MOMENTS)):
+            found.append((now * (i + 0.5) / MOMENTS + after, running * likely * also / MOMENTS))
+    return _added([*found, (0.0, 1 - running)], [(0.0, 1.0)])
+
+
+def _added(some: list[tuple[float, float]], others: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The sum of two independent times, in few points: the mean of each part of `PARTS`."""
+    every = sorted((a + b, p * q) for (a, p), (b, q) in product(some, others))
+    found, seen, at = list[tuple[float, float]](), 0.0, 0
+    weight = value = 0.0
+    for time, likely in every:
+        weight, value, seen = weight + likely, value + time * likely, seen + likely
+        if seen >= PARTS[min(at, len(PARTS) - 1)] and weight > 0:
+            found.append((value / weight, weight))
+            weight = value = 0.0
+            while at < len(PARTS) and seen >= PARTS[at]:
+                at += 1
+    return [*found, (value / weight, weight)] if weight > 0 else found
+
+
+def _lognormal(mean: float, variance: float) -> list[tuple[float, float]]:
+    width = sqrt(log(1 + variance / mean**2))
+    return [(mean * exp(width * at - width * width / 2), weight) for at, weight in NORMAL]
 
 
 def _room_waits(state: _Decoding, need: Need, lanes: int) -> list[tuple[float, float]]:

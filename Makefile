@@ -33,7 +33,7 @@ demo-pd: $(VENV)/.installed-demo $(VENV)/.installed-engine
 	@$(BIN)/python -m examples.demo_pd $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-engine
-	$(TOLD) 'Tests'
+	$(TOLD) 'Fast tests'
 	@$(BIN)/python -m pytest $(FAST) $(ARGS); status=$$?; [ $$status = 5 ] || exit $$status
 	$(TOLD) 'Tests with real engines, one at a time'
 	@$(BIN)/python -m pytest $(SLOW) $(ARGS); status=$$?; [ $$status = 5 ] || exit $$status

@@ -54,6 +54,8 @@ def fleet_of(plans: Sequence[Plan], said: Said) -> Fleet:
     if adapters and len(plans) > 1:
         raise ConfigError([Problem("--lora", f"for which of {_names(plans)}? Write them out one by one")])
     weights, name = _weights(plans, said.weights), _name(plans, said.name)
+    if said.name and len(plans) == 1:
+        plans = [replace(plans[0], name=said.name)]
     orders = [
         Order(plan=plan, weights=Weights(uri), adapters=adapters, fleet=name, ground=ground)
         for plan, uri in zip(plans, weights, strict=True)

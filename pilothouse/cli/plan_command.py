@@ -54,7 +54,7 @@ def plan(
     percentile: Annotated[int | None, typer.Option(help="of the two limits, in place of 95")] = None,
     classes: Annotated[list[str] | None, CLASSES] = None,
     goal: Annotated[str, typer.Option(help="min-cost, max-goodput or min-gpus; default: min-cost")] = "",
-    precision: Annotated[list[str] | None, typer.Option(help="of the weights, repeatable; default: bf16, fp8")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="of weights, repeatable; default: as published")] = None,
     kv_precision: Annotated[str, typer.Option(help="of the KV cache: bf16, fp8, fp4; default: bf16")] = "",
     prices: Annotated[str, typer.Option(help="file with prices of your own: before those that ship")] = "",
     provider: Annotated[str, typer.Option(help="whose prices, e.g. aws; default: the lower median of all")] = "",

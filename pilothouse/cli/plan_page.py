@@ -34,7 +34,7 @@ def _page(question: Question, found: Found, hardware: Hardware) -> str:
     best = expected_of(found.plans[0])
     money = [charts.bill(drawn)] if best.cost else []
     parts = [
-        ("Cost and load", [charts.front(found.plans, drawn)]),
+        *([("Cost and load", [charts.front(found.plans, drawn)])] if len(found.plans) > 1 else []),
         ("Latency", [charts.latency(question, hardware, drawn, key) for key in ("ttft", "tpot")]),
         ("Memory and money" if money else "Memory", [charts.memory(question, hardware, drawn), *money]),
     ]
@@ -50,7 +50,7 @@ def _page(question: Question, found: Found, hardware: Hardware) -> str:
         drawn=drawn,
         cards=_cards(question, found.plans[0]),
         parts=parts,
-        tables=[_ranked(question, found.plans), *([_ways(best)] if best.ways else [])],
+        tables=[_ranked(question, found.plans), *([_ways(best)] if len(best.ways) > 1 else [])],
         why=[f"{one.title}: {reason}" for one in drawn for reason in one.plan.why],
         rejected=found.rejected,
         notes=best.notes,

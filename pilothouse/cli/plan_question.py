@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pilothouse.cli.plan_wanted import MAY_GO, Asked, Wanted
 from pilothouse.cli.plan_workload import asks_for, classes_for, missing_workload
 from pilothouse.core.errors import ConfigError, Problem
-from pilothouse.perf.catalog import GPUS, MODELS, Gpu, Precision, precision_named
+from pilothouse.perf.catalog import GPUS, MODELS, Gpu, precision_named
 from pilothouse.perf.coefficients import step_time
 from pilothouse.perf.memory import KV_BYTES
 from pilothouse.plan.buying import ALL_DAY, BURSTS, Buying
 from pilothouse.plan.document import Objective
-from pilothouse.plan.model_source import find_gpu, find_model
+from pilothouse.plan.model_source import find_gpu, find_model, usual_ways
 from pilothouse.plan.prices import TERMS, Prices, public, read_prices
 from pilothouse.plan.question import Goal, Question, Stock
 from pilothouse.plan.source import Source
@@ -27,7 +27,7 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     if problems:
         raise ConfigError(problems)
     model, gpus = find_model(wanted.model), {name: find_gpu(name) for name in counts}
-    precisions: list[Precision] = []
+    precisions = [] if wanted.precisions else usual_ways(model, wanted.model)
     for name in wanted.precisions:
         try:
             precisions.append(precision_named(name))

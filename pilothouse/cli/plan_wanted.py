@@ -63,9 +63,9 @@ class Wanted(Settings, frozen=True, kw_only=True):
         field(default_factory=dict)
     )
     goal: Annotated[str, Meta(description="min-cost, max-goodput or min-gpus")] = Goal.MIN_COST.value
-    precisions: Annotated[list[str], Meta(description="of the weights, that may be chosen")] = field(
-        default_factory=lambda: ["bf16", "fp8"]
-    )
+    precisions: Annotated[
+        list[str], Meta(description="of the weights, that may be chosen; none: as published, of bf16 also fp8")
+    ] = field(default_factory=list)
     kv_precision: Annotated[str, Meta(description="of the KV cache: bf16, fp8, fp4")] = "bf16"
     prices: Annotated[str, Meta(description="file with prices of one's own, which come before those that ship")] = ""
     provider: Annotated[str, Meta(description="whose prices; default: the lower median of all")] = ""

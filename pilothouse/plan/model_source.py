@@ -82,6 +82,12 @@ def usual_precision(model: Model, name: str) -> Precision:
     return precision_named(told) if told else Precision(model.published)
 
 
+def usual_ways(model: Model, name: str) -> list[Precision]:
+    """That may be chosen, where nobody says: as published, of bf16 also fp8; a checkpoint's own, if its name tells."""
+    told = usual_precision(model, name)
+    return [told, Precision.FP8] if told is Precision.BF16 else [told]
+
+
 def _entry(path: Path, kind: type[Entry]) -> Entry:
     from pilothouse.config.convert import convert
     from pilothouse.config.load import read_yaml

@@ -10,9 +10,10 @@ Of several public prices the lower median is taken, which is one that somebody a
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -47,7 +48,7 @@ class OwnedGpu(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """With its share of the server."""
 
     capex_usd: float
-    power_w: float = 0.0  # 0 = the board's alone
+    power_w: float = 0.0  # 0 = as the list that ships, or the board's alone
 
 
 class Owned(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,9 +98,9 @@ class Prices(Struct, frozen=True):
                 if (price := getattr(quotes, kind).get(gpu.name)) is not None and self.provider in ("", quotes.provider)
             )
             if found:
-                usd_h, provider, date = found[(len(found) - 1) // 2]
+                usd_h, provider, day = found[(len(found) - 1) // 2]
                 among = f"; {len(found)} prices from {found[0][0]:.3g} to {found[-1][0]:.3g}" if len(found) > 1 else ""
-                return Price(usd_h, f"{term}, {provider}, {date}{among}")
+                return Price(usd_h, f"{term}, {provider}, {day}{among}")
         return None
 
     def terms(self, gpu: Gpu) -> list[str]:
@@ -119,7 +120,9 @@ class Prices(Struct, frozen=True):
         )
         if own is None or months is None or pue is None or usd_per_kwh is None or self.provider:
             return None
-        kilowatts, more = (own.power_w or gpu.power_w) / 1000, sum(part.usd_per_month for part in parts)
+        drawn = [part.gpus[gpu.name].power_w for part in parts if gpu.name in part.gpus]
+        kilowatts = next((watts for watts in drawn if watts), gpu.power_w) / 1000
+        more = sum(part.usd_per_month for part in parts)
         usd_h = (own.capex_usd / months + more) / HOURS_PER_MONTH + kilowatts * pue * usd_per_kwh
         said = (
             f"{own.capex_usd:,.0f} USD over {months:g} months, {kilowatts:g} kW x PUE {pue:g} x {usd_per_kwh:g} USD/kWh"
@@ -145,7 +148,7 @@ def read_prices(path: Path, also: Sequence[str] = ()) -> PriceList:
 
 def _parsed(text: str, path: str, also: Sequence[str] = ()) -> PriceList:
     problems: list[Problem] = []
-    made = convert(PriceList, read_yaml(text, path), "", problems)
+    made = convert(PriceList, _days(read_yaml(text, path)), "", problems)
     if made is not None:
         made = PriceList(
             quotes=[_named(quotes, f"quotes[{i}]", problems, also) for i, quotes in enumerate(made.quotes)],
@@ -157,6 +160,15 @@ def _parsed(text: str, path: str, also: Sequence[str] = ()) -> PriceList:
     if problems or made is None:
         raise ConfigError([Problem(f"{path}: {p.where}" if p.where else path, p.what) for p in problems])
     return made
+
+
+def _days(data: Any) -> Any:
+    """YAML reads a day as a date."""
+    if isinstance(data, dict):
+        return {name: _days(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_days(value) for value in data]
+    return data.isoformat() if isinstance(data, date) else data
 
 
 def _named(quotes: Quotes, where: str, problems: list[Problem], also: Sequence[str]) -> Quotes:

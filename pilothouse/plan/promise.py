@@ -69,10 +69,18 @@ def expected_of(plan: Plan) -> Expected:
 
 
 def keeps(objective: Objective, expected: Expected) -> bool:
-    """Whether both objectives hold; where classes have their own, those of every class."""
+    """Whether both objectives hold; where classes have their own, those of every class. A start that too many wait for
+    breaks that of the first token."""
+    if objective.ttft_s is not None and objective.ttft_s < expected.start_s and too_many_wait(objective, expected):
+        return False
     if expected.classes:
         return all(met.keeps for met in expected.classes.values())
     return objective.holds(expected.ttft_s, expected.tpot_s)
+
+
+def too_many_wait(objective: Objective, expected: Expected) -> bool:
+    """For an engine that has to be started: more than the percentile leaves out."""
+    return expected.cold_share > 1 - objective.percentile / 100
 
 
 def by_class(asks: Asks, own: Mapping[str, Objective], objective: Objective) -> dict[str, Objective]:
@@ -240,6 +248,11 @@ def _cost_notes(terms: Terms, parts: Sequence[Part], cost: Bought | None) -> lis
         lacking = [name for name, gpu in gpus.items() if any(terms.prices.of(gpu, term) is None for term in asked)]
         return [f"no price of {', '.join(lacking)} known at {' and '.join(asked)}: costs are left out"]
     notes = list(dict.fromkeys(line.price for line in cost.lines))
+    if cost.cold_share:
+        start_s = max(part.start_s for part in parts)
+        notes.append(
+            f"{cost.cold_share:.2g} of the requests find nothing that runs and wait {start_s:.0f} s more than TTFT says"
+        )
     paid, all_gpus = sum(line.gpus_paid for line in cost.lines), sum(line.gpus for line in cost.lines)
     if any(not line.all_day for line in cost.lines):
         notes.append(f"engines follow the load: {paid / all_gpus:.0%} of the GPUs are paid for in the mean")

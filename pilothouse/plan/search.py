@@ -5,6 +5,7 @@ more, as sums and simulation differ by about as much. The same with prefill and 
 each pool may have its own GPUs and layout; and where no kind of GPU is enough, all of one and some of another.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations, product
 
@@ -280,11 +281,16 @@ def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "
     return ""
 
 
+def _label(name: str) -> str:
+    """As Kubernetes spells the names of pools."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:24].strip("-")
+
+
 def _pools(fleet: _Tried) -> list[PoolPlan]:
     several = len({way.pool.gpu for way, _, _ in fleet.pools}) > 1
     made = []
     for way, role, count in fleet.pools:
-        name = role.value if role is not Role.BOTH else f"on-{way.stock.gpu.name}" if several else way.pool.name
+        name = role.value if role is not Role.BOTH else _label(f"on-{way.stock.gpu.name}") if several else way.pool.name
         connector = "" if role is Role.BOTH else CONNECTOR
         made.append(replace(way.pool, name=name, role=role, replicas=count, connector=connector))
     return made

@@ -1,4 +1,4 @@
-"""Charts and what is to be said of them as an HTML file that needs nothing else."""
+"""A chart and what is to be said of it as an HTML file that needs nothing else."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,27 +12,16 @@ STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem aut
 
 
 def write_chart(path: Path, title: str, figure: Figure, said: Sequence[str], notes: Sequence[str]) -> None:
-    """As `write_charts`, of one."""
-    write_charts(path, title, [("", figure)], said, notes)
-
-
-def write_charts(
-    path: Path, title: str, charts: Sequence[tuple[str, Figure]], said: Sequence[str], notes: Sequence[str]
-) -> None:
-    """Each chart under its heading. Raises PilothouseError without the extra `report`, ConfigError where the file cannot be
-    written."""
+    """Raises PilothouseError without the extra `report`, ConfigError where the file cannot be written."""
     try:
         from plotly.io import to_html  # type: ignore[import-untyped]
     except ImportError:
         raise PilothouseError(f"--page needs plotly: {EXTRA}; the table and --json do without") from None
-    drawn = [
-        (f"<h2>{escape(head)}</h2>" if head else "") + to_html(figure, include_plotlyjs=not i, full_html=False)
-        for i, (head, figure) in enumerate(charts)
-    ]
+    drawn = to_html(figure, include_plotlyjs=True, full_html=False)
     lines = [f"<p>{escape(line)}</p>" for line in said] + [f'<p class="note">{escape(line)}</p>' for line in notes]
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1>{''.join(drawn)}{''.join(lines)}</html>"
+        f"<h1>{escape(title)}</h1>{drawn}{''.join(lines)}</html>"
     )
     try:
         path.write_text(text, encoding="utf-8")

@@ -87,6 +87,11 @@ def test_standard_output_is_what_kubectl_takes(plan: Path) -> None:
     assert "Deployment" in kinds and "Kustomization" not in kinds
 
 
+def test_a_name_of_ones_own_is_that_of_all_objects(plan: Path) -> None:
+    shown = CliRunner().invoke(app, ["manifests", str(plan), "--name", "shop"]).stdout
+    assert {each["metadata"]["name"].split("-")[0] for each in yaml.safe_load_all(shown)} == {"shop"}
+
+
 @pytest.mark.parametrize("several", ["documents", "files", "folder"])
 def test_plans_of_one_blueprint_are_behind_one_gateway(several: str, tmp_path: Path) -> None:
     plans = blueprint.load("grid").plans

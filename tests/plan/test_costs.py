@@ -12,7 +12,7 @@ from pilothouse.perf.step_time import StepTime
 from pilothouse.plan.buying import ALL_DAY, BURSTS, Buying, Needed, Part, bought, idle_share, uses, ways
 from pilothouse.plan.costs import bill, cached_share
 from pilothouse.plan.prices import PriceList, Prices, Quotes
-from pilothouse.plan.promise import expected_of
+from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.search import search
 from tests.plan.test_plan_search import ASKS, QUESTION
 
@@ -176,3 +176,13 @@ def test_a_search_by_another_way_of_buying_costs_less_and_says_what_it_is_made_o
     for found in (plain, scaled):
         assert sum(line.usd_per_hour for line in found.cost) == pytest.approx(found.usd_per_hour)
     assert plain.cold_share == 0 < scaled.cold_share and scaled.start_s > 60
+
+
+def test_a_start_that_too_many_wait_for_breaks_the_objective_of_the_first_token() -> None:
+    rare = replace(ASKS, curve=[(1e-4, 1.0)], rate=1e-4, rate_mean=1e-4)
+    stays, goes = (
+        expected_of(search(replace(QUESTION, asks=rare, buying=Buying(follows=follows))).plans[0]) for follows in (1, 0)
+    )
+    assert keeps(QUESTION.objective, stays) and not keeps(QUESTION.objective, goes)
+    assert any("find nothing that runs" in note for note in goes.notes)
+    assert goes.usd_per_hour < stays.usd_per_hour

@@ -96,7 +96,8 @@ def test_two_kinds_serve_together_what_neither_serves_alone() -> None:
     )
     found = search(replace(loose, asks=replace(ASKS, rate=1.2 * most)))
     assert found.plans and {pool.gpu for pool in found.plans[0].pools} == {"h100_sxm", "h200_sxm"}
-    assert len({pool.name for pool in found.plans[0].pools}) == 2
+    names = {pool.name for pool in found.plans[0].pools}
+    assert names == {"on-h100-sxm", "on-h200-sxm"}, "as Kubernetes spells names"
 
 
 def test_drafts_are_offered_where_there_is_something_to_draft_with() -> None:

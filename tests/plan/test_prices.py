@@ -13,7 +13,7 @@ H100 = GPUS["h100_sxm"]
 SHIPPED = Prices((public(),))
 OWN = """
 quotes:
-  - {provider: ours, date: "2026-11", source: contract, on_demand: {h100: 2.9}, reserved_1y: {h100: 2.1}}
+  - {provider: ours, date: 2026-11-01, source: contract, on_demand: {h100: 2.9}, reserved_1y: {h100: 2.1}}
 owned: {usd_per_kwh: 0.1, pue: 1.5, months: 10, usd_per_month: 73, gpus: {H100 SXM: {capex_usd: 7300, power_w: 1000}}}
 """
 
@@ -84,7 +84,7 @@ def test_a_price_that_is_given_is_all_there_is() -> None:
         (OWN.replace("2.9", "-1"), "quotes[0].on_demand.h100_sxm"),
         (OWN.replace("reserved_1y", "reserved_2y"), "quotes[0].reserved_2y"),
         (OWN.replace("capex_usd: 7300", "capex_usd: 0"), "owned.gpus.h100_sxm.capex_usd"),
-        (OWN.replace("date: \"2026-11\", ", ""), "quotes[0].date"),
+        (OWN.replace("date: 2026-11-01, ", ""), "quotes[0].date"),
         ("gpus: {h100: {on_demand: 2}}", "gpus"),
         ("[", ""),
     ],

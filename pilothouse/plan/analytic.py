@@ -105,15 +105,10 @@ def load_at(
     classes     those of `asks` that are told apart, each at its objective's percentile
     """
     if hit_ratio is None:
-        return _with_cache(fleet, asks, rate, percentile, classes)
-    need = asks.mean(rate, hit_ratio)
-    serving, work_us = fleet.serving, _works(fleet.serving.engine, asks, hit_ratio)
-    if fleet.prefill is not None:  # the decode engine computes the last token
-        work_us = [serving.engine.step_time.b_us + serving.engine.step_time.p_us] * len(work_us)
-    arrivals = rate / serving.lanes / 1e6
+        hit_ratio = hit_found(fleet, asks, rate)
+    serving, need = fleet.serving, asks.mean(rate, hit_ratio)
+    work_us, arrivals, found, used = _serving(fleet, asks, need, hit_ratio)
     share = arrivals * mean(work_us)
-    found = _decoding(serving, need, arrivals, share)
-    used = found.batch * need.context_tokens / max(1, serving.engine.kv_tokens)
     busy = (_step_us(serving.engine, need, found.batch) / found.batch if found.batch else 0.0) * _steps(
         serving.engine, need
     )
@@ -175,18 +170,26 @@ def rate_max(
     return low, bound or Bound.LATENCY
 
 
-def _with_cache(fleet: Fleet, asks: Asks, rate: float, percentile: int, classes: Mapping[str, Objective]) -> Load:
-    """Running requests take room from the cache, and what the cache finds makes them fewer."""
-    caching, load = fleet.prefill or fleet.serving, None
-    below = caching.lanes * caching.engine.below_tokens
+def hit_found(fleet: Fleet, asks: Asks, rate: float) -> float:
+    """Hit ratio that the free room of all caches gives: running requests take it, and what the cache finds makes them fewer."""
+    caching = fleet.prefill or fleet.serving
+    below, used, hit = caching.lanes * caching.engine.below_tokens, 0.5, -1.0
     for _ in range(ROUNDS):
-        used = 0.5 if load is None else load.kv_used
-        hit = asks.hit_ratio(max(_free_tokens(fleet, used), below))
-        if load is not None and hit == load.hit_ratio:
+        before, hit = hit, asks.hit_ratio(max(_free_tokens(fleet, used), below))
+        if hit == before:
             break
-        load = load_at(fleet, asks, rate, percentile, hit, classes)
-    assert load is not None
-    return load
+        used = _serving(fleet, asks, asks.mean(rate, hit), hit)[-1]
+    return hit
+
+
+def _serving(fleet: Fleet, asks: Asks, need: Need, hit_ratio: float) -> tuple[list[float], float, _Decoding, float]:
+    """(work of each prompt, arrivals at a lane [per microsecond], how it decodes, share of its KV room)."""
+    engine, lanes = fleet.serving.engine, fleet.serving.lanes
+    work_us, arrivals = _works(engine, asks, hit_ratio), need.rate / lanes / 1e6
+    if fleet.prefill is not None:  # the decode engine computes the last token
+        work_us = [engine.step_time.b_us + engine.step_time.p_us] * len(work_us)
+    found = _decoding(fleet.serving, need, arrivals, arrivals * mean(work_us))
+    return work_us, arrivals, found, found.batch * need.context_tokens / max(1, engine.kv_tokens)
 
 
 def _free_tokens(fleet: Fleet, used: float) -> float:

@@ -47,7 +47,7 @@ def added(some: list[tuple[float, float]], others: list[tuple[float, float]]) ->
     weight = value = 0.0
     for time, likely in every:
         weight, value, seen = weight + likely, value + time * likely, seen + likely
-        if seen >= PARTS[min(at, len(PARTS) - 1)] and weight > 0:
+        if at < len(PARTS) and seen >= PARTS[at] and weight > 0:
             found.append((value / weight, weight))
             weight = value = 0.0
             while at < len(PARTS) and seen >= PARTS[at]:

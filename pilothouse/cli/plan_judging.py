@@ -15,7 +15,7 @@ from pilothouse.plan.document import Plan
 from pilothouse.plan.promise import Terms, expected_of, promised
 from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
-from pilothouse.plan.simulated import Hardware, hardware_of
+from pilothouse.plan.simulated import Hardware, hardware_of, problems_of
 from pilothouse.plan.source import Source
 
 DOUBT = 1.5  # times the highest rate by sums: beyond, simulation need not say that queues grow, and would take long
@@ -54,6 +54,8 @@ def judge(said: Plan, own: dict[str, Any], base: Path, how: How, file: str = "")
 
 def _judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     hardware, (given, _) = hardware_of(plan), read_wanted(None, own)
+    if problems := problems_of(plan, hardware):
+        raise ConfigError(problems)
     first = plan.pools[0]
     wanted: Wanted = replace(
         given, model=plan.model, gpu=first.gpu, gpus=plan.gpus, gpus_per_node=first.gpus_per_node, rate=plan.rate,
@@ -62,6 +64,8 @@ def _judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
     )  # fmt: skip
     asked = Asked(wanted, Path() if asks_other(own) else base, seed=how.seed, at_once=True)
     question, source = question_of(asked)
+    if not asks_other(own):
+        _all_there(plan, question)
     classes = plan.classes | question.classes
     plan = replace(plan, workload=question.workload)
     question = replace(question, name=plan.name, objective=plan.objective, classes=classes)
@@ -74,6 +78,14 @@ def _judge(plan: Plan, own: dict[str, Any], base: Path, how: How) -> Judged:
         task = job(made, hardware, question.asks, source.workload, how.seed)
         made = confirmed(made, rehearsed([task], Console(stderr=True))[0])
     return Judged(made, question, source, hardware)
+
+
+def _all_there(plan: Plan, question: Question) -> None:
+    """Raises ConfigError for objectives of tenants that the workload does not have."""
+    there = ", ".join(question.asks.classes) or "none, as only a mix has"
+    lost = [name for name in plan.classes if name not in question.asks.classes]
+    if lost:
+        raise ConfigError([Problem(f"classes.{name}", f"is no tenant of the workload: {there}") for name in lost])
 
 
 def _changed(plan: Plan, own: dict[str, Any]) -> Plan:
@@ -125,6 +137,18 @@ def missed(one: Judged) -> list[str]:
             for name, value, limit in pairs
             if limit is not None and value > limit
         ]
+    found += _too_long(one)
     if expected.requests_per_s < asked and one.question.asks.closed is None:
         found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
     return found
+
+
+def _too_long(one: Judged) -> list[str]:
+    """Requests that engines would refuse; the simulator's take any."""
+    limits = [pool.max_model_len for pool in one.plan.pools if pool.max_model_len is not None]
+    lengths = [each.prompt_tokens + each.output_tokens for s in one.source.workload.stages for each in s.requests]
+    beyond = sum(length > min(limits) for length in lengths) if limits else 0
+    if not beyond:
+        return []
+    what = f"{beyond:,} of {len(lengths):,} requests are longer than max_model_len, {min(limits):,}"
+    return [f"{what}: engines refuse them (the longest has {max(lengths):,} tokens)"]

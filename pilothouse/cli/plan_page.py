@@ -10,7 +10,7 @@ from pilothouse.cli.plan_charts import Drawn
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Confidence, Expected, Plan
 from pilothouse.plan.prices import HOURS_PER_MONTH
-from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.promise import COLD_TELLING, expected_of, keeps
 from pilothouse.plan.question import Question
 from pilothouse.plan.search import Found, titled
 from pilothouse.plan.simulated import Hardware
@@ -77,7 +77,7 @@ def _cards(question: Question, plan: Plan) -> list[dict[str, str]]:
          limit(objective.tpot_s, 1e3, "ms", found.tpot_band)),
         ("Serves at most", f"{found.requests_per_s_max:.3g}", "requests/s",
          f"{found.utilisation:.0%} used in busy times; then {found.bound.value.replace('_', ' ')} binds"),
-        ("Room for KV", f"{found.kv_tokens / 1e6:.3g}", "M tokens", f"on {plan.gpus} GPUs"),
+        ("Room for KV", f"{found.kv_tokens / 1e6:.3g}", "M tokens", f"on {plan.gpus} {'GPU' if plan.gpus == 1 else 'GPUs'}"),
     ]  # fmt: skip
     return [dict(zip(("title", "value", "unit", "said"), card, strict=True)) for card in cards]
 
@@ -108,7 +108,7 @@ def _ranked(question: Question, plans: Sequence[Plan]) -> dict[str, Any]:
 def _ways(found: Expected) -> dict[str, Any]:
     rows = []
     for way in found.ways:
-        waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share else ""
+        waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share >= COLD_TELLING else ""
         cells = [way.how, f"{way.usd_per_hour:.3g}", f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits]
         rows.append({"cells": cells, "misses": False})
     heads = ["bought as", "USD/h", "USD a month", "wait for a start"]

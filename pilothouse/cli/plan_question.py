@@ -36,10 +36,11 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     for where, value, known in (
         ("--goal", wanted.goal, [goal.value for goal in Goal]),
         ("--term", wanted.term, TERMS),
+        ("--burst", wanted.burst, ("", *BURSTS)),
         ("--kv-precision", wanted.kv_precision, KV_BYTES),
     ):
         if value not in known:
-            problems.append(Problem(where, f"{value!r} is none of {', '.join(known)}"))
+            problems.append(Problem(where, f"{value!r} is none of {', '.join(filter(None, known))}"))
     problems += [
         Problem("--without", f"{name!r} is none of {', '.join(MAY_GO)}")
         for name in wanted.without
@@ -106,9 +107,7 @@ def prices_of(asked: Asked, gpus: Sequence[Gpu]) -> Prices:
 def buying_of(wanted: Wanted) -> Buying:
     """Raises ConfigError for what makes no sense together."""
     problems = []
-    if wanted.burst and wanted.burst not in BURSTS:
-        problems.append(Problem("--burst", f"{wanted.burst!r} is none of {', '.join(BURSTS)}"))
-    elif wanted.burst == wanted.term:
+    if wanted.burst == wanted.term:
         problems.append(Problem("--burst", f"is {wanted.term} as what runs all day: give --term, or --follows alone"))
     if wanted.follows is not None and wanted.term in ALL_DAY and not wanted.burst:
         what = f"{wanted.term} capacity is paid for all day: say with --burst what comes with the load"

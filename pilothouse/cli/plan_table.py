@@ -9,13 +9,12 @@ from rich.text import Text
 from pilothouse.plan.division import Division
 from pilothouse.plan.document import ClassExpected, Expected, Plan
 from pilothouse.plan.prices import HOURS_PER_MONTH
-from pilothouse.plan.promise import expected_of, keeps
+from pilothouse.plan.promise import COLD_TELLING, expected_of, keeps
 from pilothouse.plan.question import Question
 from pilothouse.plan.search import Found, titled
 from pilothouse.plan.source import Source
 
 SHOWN = 8  # lines of the table
-TELLING = 1e-5  # share of requests
 
 
 def show(question: Question, found: Found, source: Source, why: bool) -> None:
@@ -61,7 +60,8 @@ def show_divisions(question: Question, divided: Sequence[Division], why: bool) -
     for division in divided:
         fleets = "; ".join(f"{', '.join(part.classes)}: {titled(part.plan.pools)}" for part in division.parts)
         cost = f", {division.usd_per_hour:.4g} USD/h" if division.usd_per_hour else ""
-        console.print(Text(f"- {division.gpus} GPUs{cost}: {fleets}"), soft_wrap=True)
+        gpus = "GPU" if division.gpus == 1 else "GPUs"
+        console.print(Text(f"- {division.gpus} {gpus}{cost}: {fleets}"), soft_wrap=True)
 
 
 def _classes(question: Question, plans: Sequence[Plan]) -> Table:
@@ -129,6 +129,6 @@ def _ways(found: Expected) -> Table:
     for head in ("1: bought as", "USD/h", "USD a month", "wait for a start"):
         table.add_column(head, justify="left" if head == "1: bought as" else "right")
     for way in found.ways:
-        waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share >= TELLING else ""
+        waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share >= COLD_TELLING else ""
         table.add_row(way.how, f"{way.usd_per_hour:.3g}", f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits)
     return table

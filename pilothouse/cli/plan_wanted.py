@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, field
 
 from pilothouse.config.convert import convert
-from pilothouse.config.load import read_yaml
+from pilothouse.config.load import read_text, read_yaml
 from pilothouse.config.schema import Settings
 from pilothouse.config.values import Duration
 from pilothouse.core.errors import ConfigError, Problem
@@ -102,10 +102,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def _read(path: Path) -> Any:
-    try:
-        return read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+    data = read_yaml(read_text(path), str(path))
+    if data is None:
+        raise ConfigError([Problem(str(path), "is empty")])
+    return data
 
 
 def read_wanted(path: Path | None, given: dict[str, Any]) -> tuple[Wanted, Path]:

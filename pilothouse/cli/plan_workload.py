@@ -14,7 +14,7 @@ from pilothouse.plan.asks import Asks, asks_of, by_clock, closed_of, spread
 from pilothouse.plan.described import workload_of
 from pilothouse.plan.document import Objective
 from pilothouse.plan.prometheus import address, is_prometheus
-from pilothouse.plan.source import Source, read_source
+from pilothouse.plan.source import Source, read_given
 from pilothouse.workload.requests import Planned
 
 MISSING = "is missing: give a file, a trace, a journal, prometheus:URL, or --prompt-tokens, --output-tokens and --rate"
@@ -85,7 +85,9 @@ def _reader(asked: Asked) -> Callable[[float], Source]:
         name, lengths = "as described", (str(wanted.prompt_tokens), str(wanted.output_tokens))
         said, notes = workload_of(*lengths, wanted.rate, wanted.concurrency, str(wanted.shared_prefix))
     if isinstance(said, str):
-        return lambda load: _named(said, read_source(asked.base / said, wanted.served_name, asked.seed, load))
+        return lambda load: _named(
+            said, read_given("workload", asked.base / said, wanted.served_name, asked.seed, load)
+        )
     recipe = read_workload(said, asked.base)
     return lambda load: Source(name, recipe.make(asked.seed, load), notes, said=said)
 

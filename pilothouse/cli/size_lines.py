@@ -66,20 +66,29 @@ def lines_of(found: Size, told: "Varied | None", rule: "Chat | None", gpu: Gpu) 
         for each in found.sessions
     ]
     if found.headroom is not None:
-        lines.append(_line("headroom", f"{found.headroom:.0%} of KV space at {_tokens(found.sessions[0].context)}"))
+        room = (
+            f"{found.headroom:.0%} of KV space"
+            if found.headroom >= 0
+            else f"none: so many sessions need {1 - found.headroom:,.3g} times the KV space"
+        )
+        lines.append(_line("headroom", f"{room} at {_tokens(found.sessions[0].context)}"))
     lines += _varied_lines(told) if told else []
     lines += [f"note: {note}" for note in [f"model: {found.source}", *found.notes]]
     return lines + (_chat_lines(rule) if rule else [])
 
 
 def _varied_lines(told: "Varied") -> list[str]:
+    capped = f"; the engine runs {told.limit:,} at most (--max-num-seqs)" if 0 < told.limit < told.sequences else ""
     means = f"{told.prompt_tokens:,.0f} + {told.output_tokens:,.0f} tokens in the mean"
     return [
         _line("lengths", f"{told.source}; {means}"),
         _line(
-            "sequences that fit", f"{told.sequences:,}: they need more than there is {told.overflow:.2g} of the time"
+            "sequences that fit",
+            f"{told.sequences:,}: they need more than there is {100 * told.overflow:.2g}% of the time{capped}",
         ),
-        _line("by means alone", f"{told.by_means:,.0f}, which need more {told.overflow_by_means:.2g} of the time"),
+        _line(
+            "by means alone", f"{told.by_means:,.0f}, which need more {100 * told.overflow_by_means:.2g}% of the time"
+        ),
         _line("one of those", f"{told.mean_gb:.3g} GB in the mean, where long answers count as long as they run"),
     ]
 

@@ -1,5 +1,6 @@
 """size: a model, a GPU and a few numbers in, sums out. It imports little: it answers within 0.3 s."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,7 @@ from pilothouse.cli.problems import FAILED
 from pilothouse.cli.size_lines import catalogue_lines, layout_lines, lines_of
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import Gpu, gpu_named, precision_named
-from pilothouse.perf.memory import KV_BYTES, Precision
+from pilothouse.perf.memory import KV_BYTES, Precision, default_limits
 from pilothouse.perf.models import Model
 from pilothouse.plan.document import Layout
 from pilothouse.plan.layouts import Candidate, Needs, candidates, indivisible
@@ -19,11 +20,13 @@ from pilothouse.plan.model_source import find_gpu, find_model, usual_precision
 from pilothouse.plan.size import Size
 from pilothouse.plan.size import size as sums
 from pilothouse.workload.lengths import Length
+from pilothouse.workload.written import TOKENS_MAX
 
 if TYPE_CHECKING:  # what only some options need is imported with them
     from pilothouse.plan.varied import Varied
 
 Found = TypeVar("Found")
+KV_GB_MAX = 10_000_000  # more than all the GPUs that may be asked for have
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +82,7 @@ def size(asked: Asked) -> None:
         if asked.precision
         else usual_precision(model, asked.model)
     )
-    if asked.kv_precision not in KV_BYTES:
-        raise _wrong("--kv-precision", f"{asked.kv_precision!r} is none of {', '.join(KV_BYTES)}")
+    _check(asked)
     ways = _by_rules(asked, model, gpu, precision) if asked.gpus else []
     if ways and not ways[0].kept and not asked.as_json:
         typer.echo("\n".join(layout_lines(ways, True)))
@@ -92,7 +94,7 @@ def size(asked: Asked) -> None:
         model, gpu, layout, precision, asked.kv_precision, _contexts("--context", asked.contexts), asked.sessions,
         asked.utilisation, asked.max_num_seqs, asked.kv_gb,
     )  # fmt: skip
-    told = None if found.refusal else _varied(asked, model, found)
+    told = None if found.refusal else _varied(asked, model, gpu, found)
     rule = None
     if asked.chat:
         from pilothouse.plan.chat_rule import chat
@@ -108,6 +110,23 @@ def size(asked: Asked) -> None:
     if found.refusal:
         typer.echo(f"pilothouse: {found.model}: {found.refusal}", err=True)
         raise typer.Exit(FAILED)
+
+
+def _check(asked: Asked) -> None:
+    """Raises ConfigError for what makes no sense, by itself or with the rest."""
+    if asked.kv_precision not in KV_BYTES:
+        raise _wrong("--kv-precision", f"{asked.kv_precision!r} is none of {', '.join(KV_BYTES)}")
+    if not 0 < asked.utilisation <= 1:  # which no number is too
+        raise _wrong("--utilisation", "must be above 0 and at most 1")
+    if asked.kv_gb is not None and not 0 < asked.kv_gb <= KV_GB_MAX:
+        raise _wrong("--kv-gb", f"must be above 0 and at most {KV_GB_MAX:,} GB")
+    if not asked.gpus:
+        for option, given in (
+            ("--nodes", asked.nodes != 1), ("--why", asked.why), ("--long-prompt", asked.long_prompt),
+            ("--long-context", asked.long_context),
+        ):  # fmt: skip
+            if given:
+                raise _wrong(option, "is for the rules: give --gpus as well, how many there are")
 
 
 def _by_rules(asked: Asked, model: Model, gpu: Gpu, precision: Precision) -> list[Candidate]:
@@ -135,16 +154,23 @@ def _layout(asked: Asked, model: Model) -> Layout:
     return layout
 
 
-def _varied(asked: Asked, model: Model, found: Size) -> "Varied | None":
+def _varied(asked: Asked, model: Model, gpu: Gpu, found: Size) -> "Varied | None":
     if not (asked.prompt or asked.output or asked.workload):
         return None
     if asked.workload and (asked.prompt or asked.output):
         raise _wrong("--workload", "has lengths of its own: leave --prompt and --output out")
+    for name, other in (("prompt", "output"), ("output", "prompt")):
+        if not asked.workload and not getattr(asked, name):
+            raise _wrong(f"--{name}", f"is missing: --{other} is given, and both are needed")
     from pilothouse.plan.varied import varied
 
     probability = _probability(asked.overflow)
     pairs, source = _recorded(asked.workload) if asked.workload else _described(asked)
-    return varied(model, found, pairs, asked.shared, probability, source)
+    mean = sum(prompt * weight for prompt, _, weight in pairs) / sum(weight for _, _, weight in pairs)
+    if asked.shared >= mean:
+        raise _wrong("--shared", f"must be fewer than prompts have in the mean, {mean:,.0f} tokens")
+    limit = (asked.max_num_seqs or default_limits(gpu)[0]) * found.layout.dp
+    return varied(model, found, pairs, asked.shared, probability, source, limit)
 
 
 def _described(asked: Asked) -> tuple[Sequence[tuple[float, float, float]], str]:
@@ -157,9 +183,9 @@ def _described(asked: Asked) -> tuple[Sequence[tuple[float, float, float]], str]
 
 def _recorded(name: str) -> tuple[Sequence[tuple[float, float, float]], str]:
     """Prompts with their own answers. Reading files imports much: only whoever has one waits for it."""
-    from pilothouse.plan.source import read_source
+    from pilothouse.plan.source import read_given
 
-    workload = read_source(Path(name)).workload
+    workload = read_given("--workload", Path(name)).workload
     planned = [request for stage in workload.stages if stage.reported for request in stage.requests]
     pairs = [(float(each.prompt_tokens), float(each.output_tokens), 1.0) for each in planned if each.output_tokens]
     if not pairs:
@@ -171,9 +197,11 @@ def _contexts(where: str, text: str) -> list[int]:
     contexts = []
     for word in filter(None, (part.strip().lower() for part in text.split(","))):
         number = word.removesuffix("k")
-        if not number.isdigit() or not int(number):
+        if not re.fullmatch("[0-9]{1,12}", number) or not int(number):
             raise _wrong(where, f"{word!r} is not a number of tokens such as 32768 or 32k")
         contexts.append(int(number) * (1024 if word.endswith("k") else 1))
+        if contexts[-1] > TOKENS_MAX:
+            raise _wrong(where, f"{word!r} is above {TOKENS_MAX:,} tokens")
     return contexts
 
 

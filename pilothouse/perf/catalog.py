@@ -94,7 +94,7 @@ def _alike(name: list[str], asked: list[str]) -> int:
 
 
 def _unknown(kind: str, name: str, asked: str, names: list[str]) -> str:
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(map(str, names)))
     near = get_close_matches(asked, names, 3) or [known for known in names if asked and known.startswith(asked)][:3]
     if near:
         return f"unknown {kind} {name!r}, did you mean {' or '.join(map(repr, near))}?"

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.document import RATE_MAX
 from pilothouse.workload.lengths import Length, Listed, Lognormal
 from pilothouse.workload.written import TOKENS_MAX
 
@@ -24,7 +25,6 @@ TAIL_GUESS = 4.0  # a 99th percentile in means, where only the mean is said: nea
 BEYOND = 3.0  # 99th percentiles: the longest, where nobody says how long
 VALUES = 100  # equally likely ones that stand for a distribution by percentiles
 REQUESTS_MIN, REQUESTS_MAX = 5_000, 30_000  # that are made up
-RATE_MAX = 1_000_000
 SECONDS = 120.0  # of them, within those limits
 LIVES = 12  # requests of each user, likewise
 FORM = "is not of the form 800, 200-1400, mean=800,p99=3000 or p50=600,p99=3000"

@@ -4,11 +4,18 @@ A plan is complete: nothing that a manifest or a simulation needs is left to be 
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from pilothouse.core.events import Role
+
+RATE_MAX = 1_000_000  # requests per second: no fleet of GPUs that can be planned serves as many
+
+# What a plan's file may say; how fields fit together is `plan/simulated.py`'s.
+AtLeastOne = Annotated[int, Meta(ge=1)]
+AboveZero = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(min_length=1)]
 
 
 class Confidence(StrEnum):
@@ -31,12 +38,12 @@ class Bound(StrEnum):
 class Layout(Struct, frozen=True, forbid_unknown_fields=True):
     """How one engine is spread over GPUs, in vLLM's words."""
 
-    tp: int = 1  # tensor parallel; within one node
-    pp: int = 1  # pipeline parallel: stages
-    dp: int = 1  # data-parallel ranks of one engine: attention replicated, experts shared
+    tp: AtLeastOne = 1  # tensor parallel; within one node
+    pp: AtLeastOne = 1  # pipeline parallel: stages
+    dp: AtLeastOne = 1  # data-parallel ranks of one engine: attention replicated, experts shared
     expert_parallel: bool = False  # experts are spread over TP x PCP x DP
-    dcp: int = 1  # decode context parallel; divides TP, adds no GPU
-    pcp: int = 1  # prefill context parallel; multiplies TP
+    dcp: AtLeastOne = 1  # decode context parallel; divides TP, adds no GPU
+    pcp: AtLeastOne = 1  # prefill context parallel; multiplies TP
 
     @property
     def gpus(self) -> int:
@@ -51,33 +58,35 @@ class Layout(Struct, frozen=True, forbid_unknown_fields=True):
 class PoolPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Equal engines."""
 
-    name: str
-    replicas: int  # engines; each has `layout.gpus` GPUs
+    name: Name
+    replicas: AtLeastOne  # engines; each has `layout.gpus` GPUs
     layout: Layout
     gpu: str  # a name of the catalogue
-    gpus_per_node: int = 8
+    gpus_per_node: AtLeastOne = 8
     role: Role = Role.BOTH
     connector: str = ""  # how KV goes from a prefill to a decode pool; "" = it does not
     precision: str = "bf16"  # of the weights
     kv_precision: str = "bf16"  # of the KV cache
-    max_model_len: int | None = None  # tokens; None = the model's own
-    max_num_seqs: int | None = None  # None = the engine's default
-    max_num_batched_tokens: int | None = None
-    memory_utilisation: float = 0.9
+    max_model_len: AtLeastOne | None = None  # tokens; None = the model's own
+    max_num_seqs: AtLeastOne | None = None  # None = the engine's default
+    max_num_batched_tokens: AtLeastOne | None = None
+    memory_utilisation: Annotated[float, Meta(gt=0, le=1)] = 0.9
     speculation: dict[str, Any] | None = None  # vLLM's --speculative-config
     tiers: dict[str, float] = {}  # tier -> GB of each engine, beside HBM
     engine_args: list[str] = []  # further flags, as they stand on vLLM's command line
     step_time: str = ""  # file of `pilothouse calibrate`; "" = measured or estimated coefficients
-    link_gb_per_s: float | None = None  # of each engine's network card, for KV; None = as for 400 Gb/s
-    link_latency_s: float | None = None  # of one transfer, whatever its size; None = as the simulator takes it
+    link_gb_per_s: AboveZero | None = None  # of each engine's network card, for KV; None = as for 400 Gb/s
+    link_latency_s: Annotated[float, Meta(ge=0)] | None = (
+        None  # of one transfer, whatever its size; None = as the simulator takes it
+    )
 
 
 class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What must hold at a percentile. Times in seconds; None = nothing is asked for."""
 
-    percentile: int = 95
-    ttft_s: float | None = None
-    tpot_s: float | None = None
+    percentile: Annotated[int, Meta(ge=50, le=99)] = 95
+    ttft_s: AboveZero | None = None
+    tpot_s: AboveZero | None = None
 
     def holds(self, ttft_s: float, tpot_s: float) -> bool:
         return all(limit is None or value <= limit for limit, value in ((self.ttft_s, ttft_s), (self.tpot_s, tpot_s)))
@@ -151,8 +160,8 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `pilothouse plan` writes, and `pilothouse plan`, `manifests` and `sim` read."""
 
-    name: str
-    model: str  # a name of the catalogue, a hub name, or a directory with config.json
+    name: Name
+    model: Name  # a name of the catalogue, a hub name, or a directory with config.json
     pools: list[PoolPlan]
     objective: Objective
     workload: Any  # a workload as in `config/workload.py`, or the path of its file
@@ -162,7 +171,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     blueprint: str = ""  # which one it began with
     version: int = 1
     gateway: dict[str, Any] = field(default_factory=dict)  # further settings of pilothouse.yaml
-    rate: float | None = None  # requests/s in busy times that is planned for; None = the workload's own
+    rate: Annotated[float, Meta(gt=0, le=RATE_MAX)] | None = (
+        None  # requests/s in busy times that is planned for; None = the workload's own
+    )
     classes: dict[str, Objective] = {}  # by tenant of the workload; where there is one, the others have `objective`
 
     @property

@@ -25,6 +25,8 @@ Entry = TypeVar("Entry", Model, Gpu)
 
 def find_model(name: str) -> Model:
     """Raises ConfigError: what is missing in the file, or the nearest known name."""
+    if not name:
+        raise ConfigError([Problem("--model", "is missing: a name, or `list` for those that are known")])
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return _entry(path, Model)
@@ -97,6 +99,10 @@ def _entry(path: Path, kind: type[Entry]) -> Entry:
     entry = convert(kind, {"source": str(path)} | data if isinstance(data, dict) else data, "", problems)
     if entry is not None:
         problems = [Problem(f, "is not above 0") for f in POSITIVE[kind] if not 0 < getattr(entry, f) < float("inf")]
+        if not entry.name:
+            problems.append(Problem("name", "is empty"))
+        if isinstance(entry, Model) and entry.active_b > entry.parameters_b:
+            problems.append(Problem("active_b", f"is more than parameters_b: {entry.parameters_b:g}"))
         if isinstance(entry, Model) and entry.published not in [*Precision]:
             problems.append(Problem("published", f"{entry.published!r} is none of {', '.join(Precision)}"))
     if entry is None or problems:
@@ -112,7 +118,8 @@ def _text(path: Path) -> str:
             raise ConfigError([Problem(str(path), f"is larger than {FILE_BYTES_MAX >> 20} MB: not a configuration")])
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem(str(path), f"cannot be read: {error}")]) from None
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ConfigError([Problem(str(path), f"cannot be read: {reason}")]) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

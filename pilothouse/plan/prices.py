@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pilothouse.config.convert import convert
-from pilothouse.config.load import read_yaml
+from pilothouse.config.load import read_text, read_yaml
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.perf.catalog import gpu_named
 from pilothouse.perf.gpus import Gpu
@@ -140,9 +140,11 @@ def public() -> PriceList:
 def read_prices(path: Path, also: Sequence[str] = ()) -> PriceList:
     """One's own. Raises ConfigError with every problem. `also`: GPUs that the catalogue has not."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("--prices", f"cannot read {path}: {error}")]) from None
+        text = read_text(path)
+    except ConfigError as error:
+        raise ConfigError(
+            [Problem("--prices", f"{problem.where} {problem.what}") for problem in error.problems]
+        ) from None
     return _parsed(text, str(path), also)
 
 

@@ -25,6 +25,7 @@ from pilothouse.plan.simulated import Hardware, engines_of
 
 MIDDLE = 50  # the percentile that stands for the mean
 INFINITE = float("inf")
+COLD_TELLING = 1e-5  # share of requests that wait for a start: of fewer nothing is said
 
 
 class Terms(Struct, frozen=True):
@@ -58,7 +59,8 @@ def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = Fal
     if not state.rate:
         raise ConfigError([Problem("objective", "is missed by one request alone: no rate can be promised")])
     if not asks.rate:
-        terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest))
+        busy = [(state.highest, 1.0)]  # until it is done: nothing of it could be let go of
+        terms = replace(terms, asks=replace(asks, rate=state.highest, rate_mean=state.highest, curve=busy))
     rate = state.rate if state.rate < asks.rate else plan.rate
     return replace(plan, rate=rate, expected=_expected(plan, hardware, engines, terms, state))
 
@@ -248,7 +250,7 @@ def _cost_notes(terms: Terms, parts: Sequence[Part], cost: Bought | None) -> lis
         lacking = [name for name, gpu in gpus.items() if any(terms.prices.of(gpu, term) is None for term in asked)]
         return [f"no price of {', '.join(lacking)} known at {' and '.join(asked)}: costs are left out"]
     notes = list(dict.fromkeys(line.price for line in cost.lines))
-    if cost.cold_share:
+    if cost.cold_share >= COLD_TELLING:
         start_s = max(part.start_s for part in parts)
         notes.append(
             f"{cost.cold_share:.2g} of the requests find nothing that runs and wait {start_s:.0f} s more than TTFT says"

@@ -150,16 +150,15 @@ def problems_of(plan: Plan, hardware: Hardware) -> list[Problem]:
 
 def _of_pool(pool: PoolPlan, hardware: Hardware) -> list[tuple[str, str]]:
     layout, found = pool.layout, list[tuple[str, str]]()
-    if pool.replicas < 1:
-        found.append(("replicas", "must be at least 1"))
-    if min(layout.tp, layout.pp, layout.dp, layout.dcp, layout.pcp) < 1:
-        found.append(("layout", "every degree must be at least 1"))
-    elif why_not := indivisible(hardware.model, layout):
+    if why_not := indivisible(hardware.model, layout):
         found.append(("layout", why_not))
+    if layout.tp > pool.gpus_per_node:
+        nodes = f"a node has {pool.gpus_per_node} GPUs (`gpus_per_node`)"
+        found.append(
+            ("layout.tp", f"{layout.tp} ranks must share one node, and {nodes}: make stages of them with `pp`")
+        )
     if pool.kv_precision not in KV_BYTES:
         found.append(("kv_precision", f"unknown {pool.kv_precision!r}, known: {', '.join(KV_BYTES)}"))
-    if not 0 < pool.memory_utilisation <= 1:
-        found.append(("memory_utilisation", "must be above 0 and at most 1"))
     unknown = [name for name in pool.tiers if name not in TIERS]
     found += [("tiers", f"unknown tier {name!r}, known: {', '.join(TIERS)}") for name in unknown]
     found += [(f"tiers.{name}", "must be more than 0") for name, gb in pool.tiers.items() if gb <= 0]

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pilothouse import build
-from pilothouse.config.load import read_yaml
+from pilothouse.config.load import read_text, read_yaml
 from pilothouse.config.scenario_load import scenario_from_data
 from pilothouse.config.workload import read_workload
 from pilothouse.core.errors import ConfigError, Problem
@@ -60,6 +60,17 @@ def read_source(path: Path, served: str = "", seed: int = 1, load: float = 1.0) 
     return _made(path, *_trace(path), seed, load)
 
 
+def read_given(where: str, path: Path, served: str = "", seed: int = 1, load: float = 1.0) -> Source:
+    """As `read_source`, where an option or a field names the source."""
+    try:
+        return read_source(path, served, seed, load)
+    except ConfigError as error:
+        named = [
+            Problem(where if problem.where == WHERE else problem.where, problem.what) for problem in error.problems
+        ]
+        raise ConfigError(named) from None
+
+
 def _trace(path: Path) -> tuple[dict[str, Any], list[str]]:
     """As what kind of workload a bare trace is read, and what to say of it."""
     try:
@@ -83,9 +94,9 @@ def _made(path: Path, data: dict[str, Any], notes: list[str], seed: int, load: f
 
 def _yaml(path: Path, seed: int, load: float) -> Source:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(WHERE, f"cannot read {path}: {error}")]) from None
+        text = read_text(path)
+    except ConfigError as error:
+        raise ConfigError([Problem(WHERE, f"{problem.where} {problem.what}") for problem in error.problems]) from None
     data = read_yaml(text, str(path))
     if not isinstance(data, dict) or "pools" not in data:
         return Source(path.name, _workload(read_workload(path.name, path.parent), path, seed, load))

@@ -22,10 +22,17 @@ class Varied(Struct, frozen=True, kw_only=True):
     prompt_tokens: float  # mean of those that arrive
     output_tokens: float
     source: str  # of the lengths
+    limit: int = 0  # sequences that the engine runs at once, whatever fits; 0 = not known
 
 
 def varied(
-    model: Model, found: Size, pairs: Sequence[tuple[float, float, float]], shared: int, overflow: float, source: str
+    model: Model,
+    found: Size,
+    pairs: Sequence[tuple[float, float, float]],
+    shared: int,
+    overflow: float,
+    source: str,
+    limit: int = 0,
 ) -> Varied:
     """pairs: (prompt, answer, weight) [tokens]; shared: the beginning of each prompt that all have, kept once [tokens]."""
     layout, byte = found.layout, KV_BYTES[found.kv_precision]
@@ -50,4 +57,5 @@ def varied(
         prompt_tokens=prompt,
         output_tokens=output,
         source=source,
+        limit=limit,
     )

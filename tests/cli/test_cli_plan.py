@@ -40,6 +40,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def planned(folder: Path) -> Path:
+    run(folder / "plan-for.yaml", "--no-simulate", "-o", folder / "plan.yaml")
+    return folder / "plan.yaml"
+
+
 def run(*words: str | Path) -> tuple[int, str, str]:
     done = CliRunner().invoke(app, ["plan", *map(str, words)])
     return done.exit_code, done.stdout, done.stderr
@@ -198,10 +204,12 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--provider", "azure", "--term", "spot"], "--term: no spot price of azure of h100_sxm is known"),
         (["--provider", "aws2"], "--provider: 'aws2' is none of akash, aws"),
         (["--burst", "owned"], "--burst: 'owned' is none of on_demand, spot"),
+        (["--burst", "cheap"], "--burst: 'cheap' is none of on_demand, spot"),
+        (["--precision", "fp3"], "unknown precision 'fp3', did you mean 'fp8' or 'fp4'?"),
         (["--burst", "on_demand"], "--burst: is on_demand as what runs all day"),
         (["--term", "owned", "--follows", "0"], "--follows: owned capacity is paid for all day"),
         (["--ttft-p95", "soon"], "ttft"),
-        (["--workload", "nowhere.yaml"], "cannot read"),
+        (["--workload", "nowhere.yaml"], "nowhere.yaml cannot be read: No such file"),
         (["--class", ":ttft=1s"], "--class: ':ttft=1s' is not of this form"),
         (["--rate", "0"], "rate: Expected `float` > 0"),
         (["--percentile", "20"], "percentile: Expected `int` >= 50"),
@@ -215,6 +223,44 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
 def test_a_slip_is_named(words: list[str | Path], said: str, folder: Path) -> None:
     code, _, error = run(folder / "plan-for.yaml", "--no-simulate", *words)
     assert code == 2 and said in error
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (["pools"], [], "pools: is empty"),
+        (["pools", 0, "replicas"], 0, "pools[0].replicas: Expected `int` >= 1"),
+        (["pools", 0, "precision"], "fp3", "pools[0].precision: unknown precision 'fp3'"),
+        (["pools", 0, "max_num_seqs"], -5, "pools[0].max_num_seqs: Expected `int` >= 1"),
+        (["pools", 0, "layout", "pp"], 0, "pools[0].layout.pp: Expected `int` >= 1"),
+        (["pools", 0, "layout", "tp"], 16, "pools[0].layout.tp: 16 ranks must share one node"),
+        (["objective", "percentile"], 200, "objective.percentile: Expected `int` <= 99"),
+        (["objective", "ttft_s"], -1, "objective.ttft_s: Expected `float` > 0"),
+        (["rate"], 0, "rate: Expected `float` > 0"),
+        (["rate"], 1e9, "rate: Expected `float` <= 1000000"),
+        (["classes"], {"support": {"ttft_s": 1}}, "classes.support: is no tenant of the workload"),
+        (["workload"], "none.yaml", "workload: none.yaml cannot be read: No such file"),
+    ],
+)
+def test_a_slip_in_a_plan_is_named_with_its_field(
+    place: list[str | int], value: object, said: str, planned: Path
+) -> None:
+    data = yaml.safe_load(planned.read_text())
+    at = data
+    for part in place[:-1]:
+        at = at[part]
+    at[place[-1]] = value
+    planned.write_text(yaml.safe_dump(data))
+    code, _, error = run(planned, "--no-simulate")
+    assert code == 2 and f"plan.yaml: {said}" in error.replace(f"{planned.parent}/", "")
+
+
+def test_requests_that_engines_would_refuse_break_the_promise(planned: Path) -> None:
+    data = yaml.safe_load(planned.read_text())
+    data["pools"][0]["max_model_len"] = 16
+    planned.write_text(yaml.safe_dump(data))
+    code, said, _ = run(planned, "--no-simulate")
+    assert code == 1 and "requests are longer than max_model_len, 16: engines refuse them" in said
 
 
 def test_what_is_missing_is_named_at_once() -> None:

@@ -164,7 +164,7 @@ def test_a_blueprint_needs_no_more_than_this() -> None:
         (["plans", 0, "pools", 0, "gpus"], 1, r"plans\[0\].pools\[0\].gpus: unknown field"),
         (["plans", 0, "pools", 0, "layout"], {"tp": 3}, "32 attention heads do not divide by TP=3"),
         (["plans", 0, "pools", 0, "role"], "decode", r"pools: there is a decode pool and no prefill pool"),
-        (["plans", 0, "pools", 0, "replicas"], 0, r"pools\[0\].replicas: must be at least 1"),
+        (["plans", 0, "pools", 0, "replicas"], 0, r"pools\[0\].replicas: Expected `int` >= 1"),
         (["plans", 0, "pools", 0, "kv_precision"], "int3", r"pools\[0\].kv_precision: unknown 'int3'"),
         (["plans", 0, "pools", 0, "tiers"], {"tape": 1.0}, r"pools\[0\].tiers: unknown tier 'tape'"),
         (["plans", 0, "pools", 0, "speculation"], {"method": "guess"}, r"pools\[0\].speculation.method"),

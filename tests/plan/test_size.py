@@ -107,6 +107,12 @@ def test_the_command_as_json_with_lengths_and_chat() -> None:
     assert answer["chat"]["decoders"] > 1 and answer["size"]["precision"] == "bf16"
 
 
+def test_more_than_the_engine_runs_or_holds_is_said() -> None:
+    done = told(*"--model llama-3-8b --gpu h100 --prompt 800 --output 200 --max-num-seqs 10 --sessions 1000".split())
+    assert "the engine runs 10 at most (--max-num-seqs)" in done.output
+    assert "none: so many sessions need" in done.output
+
+
 def test_a_model_of_its_own_directory(tmp_path: Path) -> None:
     shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 128, "vocab_size": 1000}
     (tmp_path / "config.json").write_text(json.dumps(shape | {"intermediate_size": 256}))
@@ -128,6 +134,9 @@ def test_entries_of_ones_own(tmp_path: Path) -> None:
     gpu.write_text(f"{{name: card, memory: 3, {limits}}}")
     wrong = told("--model", str(model), "--gpu", str(gpu))
     assert wrong.exit_code == 2 and "gpu.yaml: memory: unknown field" in wrong.output
+    model.write_text(f"{{name: '', {shape.replace('active_b: 0.5', 'active_b: 0.6')}}}")
+    wrong = told("--model", str(model), "--gpu", "h100")
+    assert wrong.exit_code == 2 and "name: is empty" in wrong.output and "active_b: is more than" in wrong.output
     gone = told("--model", str(tmp_path / "none.yaml"), "--gpu", "h100")
     assert gone.exit_code == 2 and "cannot be read" in gone.output
 
@@ -150,7 +159,19 @@ def test_the_name_of_a_checkpoint_tells_its_precision() -> None:
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "3"], "64 attention heads do not divide by TP=3"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--tp", "2", "--dcp", "2"], "TP=2 keeps 1 of each"),
         (["--model", "qwen3-32b", "--gpu", "h100", "--dp", "2"], "--dp: ranks of one engine share experts"),
-        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: '' is not of the form 800"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "800"], "--output: is missing: --prompt is given"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--output", "800"], "--prompt: is missing: --output is given"),
+        (["--model", "", "--gpu", "h100"], "--model: is missing"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--context", "9" * 9 + "k"], "--context"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--utilisation", "nan"], "--utilisation: must be above 0"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--kv-gb", "nan"], "--kv-gb: must be above 0"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--kv-gb", "inf"], "--kv-gb: must be above 0"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--why"], "--why: is for the rules: give --gpus"),
+        (["--model", "qwen3-8b", "--gpu", "h100", "--workload", "none.yaml"], "--workload: none.yaml cannot be read"),
+        (
+            ["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8", "--output", "9", "--shared", "8"],
+            "--shared: must be fewer than prompts have",
+        ),
         (["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8:9:1", "--output", "9"], "--prompt: least, mean"),
         (
             ["--model", "qwen3-8b", "--gpu", "h100", "--prompt", "8", "--output", "9", "--overflow", "x"],

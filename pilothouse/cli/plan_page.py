@@ -9,6 +9,7 @@ from pilothouse.cli import plan_charts as charts
 from pilothouse.cli.plan_charts import Drawn
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Confidence, Expected, Plan
+from pilothouse.plan.figures import digits
 from pilothouse.plan.prices import HOURS_PER_MONTH
 from pilothouse.plan.promise import COLD_TELLING, expected_of, keeps
 from pilothouse.plan.question import Question
@@ -44,7 +45,7 @@ def _page(question: Question, found: Found, hardware: Hardware) -> str:
         "plan.html",
         [chart for _, several in parts for chart in several],
         title=question.name,
-        about=f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean; "
+        about=f"{digits(asks.rate)} requests/s in busy times, {digits(asks.rate_mean)} in the mean; "
         f"{asks.demand.prompt_mean:,.0f} tokens in, {asks.demand.output_mean:,.0f} out",
         labels=["Estimated", *(["Simulated"] if simulated else [])],
         drawn=drawn,
@@ -66,18 +67,18 @@ def _cards(question: Question, plan: Plan) -> list[dict[str, str]]:
         sure = "simulated; " if found.confidence is Confidence.SIMULATED else ""
         return f"{asked}{sure}sums ±{band:.0%}"
 
-    tokens = f"in {found.usd_per_m_input:.3g}, cached {found.usd_per_m_cached:.3g}, out {found.usd_per_m_output:.3g}"
+    tokens = f"in {digits(found.usd_per_m_input)}, cached {digits(found.usd_per_m_cached)}, out {digits(found.usd_per_m_output)}"
     cards = [
-        ("Fleet 1 costs", f"{found.usd_per_hour:.3g}", "USD/h", f"{found.usd_per_hour * HOURS_PER_MONTH:,.0f} USD a month"),
-        ("A million tokens, blended", f"{found.usd_per_m:.3g}", "USD", tokens),
+        ("Fleet 1 costs", digits(found.usd_per_hour), "USD/h", f"{found.usd_per_hour * HOURS_PER_MONTH:,.0f} USD a month"),
+        ("A million tokens, blended", digits(found.usd_per_m), "USD", tokens),
     ] if found.cost else [("Fleet 1 has", str(plan.gpus), "GPUs", "no price is known")]  # fmt: skip
     cards += [
-        (f"TTFT p{objective.percentile}", f"{found.ttft_s:.3g}", "s", limit(objective.ttft_s, 1, "s", found.ttft_band)),
-        (f"TPOT p{objective.percentile}", f"{found.tpot_s * 1e3:.3g}", "ms",
+        (f"TTFT p{objective.percentile}", digits(found.ttft_s), "s", limit(objective.ttft_s, 1, "s", found.ttft_band)),
+        (f"TPOT p{objective.percentile}", digits(found.tpot_s * 1e3), "ms",
          limit(objective.tpot_s, 1e3, "ms", found.tpot_band)),
-        ("Serves at most", f"{found.requests_per_s_max:.3g}", "requests/s",
+        ("Serves at most", digits(found.requests_per_s_max), "requests/s",
          f"{found.utilisation:.0%} used in busy times; then {found.bound.value.replace('_', ' ')} binds"),
-        ("Room for KV", f"{found.kv_tokens / 1e6:.3g}", "M tokens", f"on {plan.gpus} {'GPU' if plan.gpus == 1 else 'GPUs'}"),
+        ("Room for KV", digits(found.kv_tokens / 1e6), "M tokens", f"on {plan.gpus} {'GPU' if plan.gpus == 1 else 'GPUs'}"),
     ]  # fmt: skip
     return [dict(zip(("title", "value", "unit", "said"), card, strict=True)) for card in cards]
 
@@ -94,9 +95,10 @@ def _ranked(question: Question, plans: Sequence[Plan]) -> dict[str, Any]:
             found.usd_per_hour, found.usd_per_m_input, found.usd_per_m_cached, found.usd_per_m_output, found.usd_per_m,
         )  # fmt: skip
         cells = [
-            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
-            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s_max:.3g}", f"{found.utilisation:.0%}",
-            *(f"{cost:.3g}" if found.cost else "?" for cost in costs), found.bound.value.replace("_", " "),
+            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.ttft_band:.0%}",
+            f"{digits(found.tpot_s * 1e3)} ms ±{found.tpot_band:.0%}", digits(found.requests_per_s_max),
+            f"{found.utilisation:.0%}",
+            *(digits(cost) if found.cost else "?" for cost in costs), found.bound.value.replace("_", " "),
             found.confidence.value + ("" if kept else ": misses an objective"),
         ]  # fmt: skip
         rows.append({"cells": cells, "misses": not kept})
@@ -109,7 +111,7 @@ def _ways(found: Expected) -> dict[str, Any]:
     rows = []
     for way in found.ways:
         waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share >= COLD_TELLING else ""
-        cells = [way.how, f"{way.usd_per_hour:.3g}", f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits]
+        cells = [way.how, digits(way.usd_per_hour), f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits]
         rows.append({"cells": cells, "misses": False})
     heads = ["bought as", "USD/h", "USD a month", "wait for a start"]
     return {

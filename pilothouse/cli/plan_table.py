@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pilothouse.plan.division import Division
 from pilothouse.plan.document import ClassExpected, Expected, Plan
+from pilothouse.plan.figures import digits
 from pilothouse.plan.prices import HOURS_PER_MONTH
 from pilothouse.plan.promise import COLD_TELLING, expected_of, keeps
 from pilothouse.plan.question import Question
@@ -21,10 +22,14 @@ def show(question: Question, found: Found, source: Source, why: bool) -> None:
     console = _console()
     asks = question.asks
     mean = asks.demand
-    said = f"{asks.rate:.3g} requests/s in busy times, {asks.rate_mean:.3g} in the mean" if asks.rate else "all at once"
+    said = (
+        f"{digits(asks.rate)} requests/s in busy times, {digits(asks.rate_mean)} in the mean"
+        if asks.rate
+        else "all at once"
+    )
     if asks.closed is not None:
-        pause = f", {asks.closed.think_s:.3g} s after the last answer" if asks.closed.think_s else ""
-        said = f"{asks.closed.users:.4g} users, each asks when he is answered{pause}"
+        pause = f", {digits(asks.closed.think_s)} s after the last answer" if asks.closed.think_s else ""
+        said = f"{digits(asks.closed.users)} users, each asks when he is answered{pause}"
     lengths = f"{mean.prompt_mean:,.0f} tokens in, {mean.output_mean:,.0f} out in the mean"
     console.print(Text(f"{question.name}: {source.name}: {said}; {lengths}", style="bold"), soft_wrap=True)
     if found.plans:
@@ -59,7 +64,7 @@ def show_divisions(question: Question, divided: Sequence[Division], why: bool) -
     console.print(Text(f"by class: {said} [Estimated]"), soft_wrap=True)
     for division in divided:
         fleets = "; ".join(f"{', '.join(part.classes)}: {titled(part.plan.pools)}" for part in division.parts)
-        cost = f", {division.usd_per_hour:.4g} USD/h" if division.usd_per_hour else ""
+        cost = f", {digits(division.usd_per_hour)} USD/h" if division.usd_per_hour else ""
         gpus = "GPU" if division.gpus == 1 else "GPUs"
         console.print(Text(f"- {division.gpus} {gpus}{cost}: {fleets}"), soft_wrap=True)
 
@@ -79,7 +84,7 @@ def _classes(question: Question, plans: Sequence[Plan]) -> Table:
 
 
 def _met(met: ClassExpected) -> Text:
-    said = f"{met.ttft_s:.3g} s, {met.tpot_s * 1e3:.3g} ms"
+    said = f"{digits(met.ttft_s)} s, {digits(met.tpot_s * 1e3)} ms"
     return Text(said) if met.keeps else Text(f"{said}: missed", "yellow")
 
 
@@ -99,10 +104,10 @@ def _table(question: Question, plans: Sequence[Plan]) -> Table:
         )  # fmt: skip
         kept = keeps(question.objective, found)
         table.add_row(
-            str(i), titled(plan.pools), str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
-            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s:.3g}",
-            f"{found.requests_per_s_max:.3g}", f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
-            f"{found.utilisation:.0%}", *(f"{cost:.3g}" if found.cost else "?" for cost in costs), found.bound.value,
+            str(i), titled(plan.pools), str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.ttft_band:.0%}",
+            f"{digits(found.tpot_s * 1e3)} ms ±{found.tpot_band:.0%}", digits(found.requests_per_s),
+            digits(found.requests_per_s_max), f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
+            f"{found.utilisation:.0%}", *(digits(cost) if found.cost else "?" for cost in costs), found.bound.value,
             found.confidence.value + ("" if kept else ": misses an objective"), style="" if kept else "yellow",
         )  # fmt: skip
     return table
@@ -117,8 +122,8 @@ def _costs(found: Expected) -> Table:
         table.add_column(head, justify="left" if i < 3 else "right")
     for line in found.cost:
         table.add_row(
-            line.what, line.pool, line.term, str(line.engines), str(line.gpus), f"{line.gpus_paid:.3g}",
-            f"{line.usd_per_hour:.3g}", f"{line.usd_per_hour * HOURS_PER_MONTH:,.0f}",
+            line.what, line.pool, line.term, str(line.engines), str(line.gpus), digits(line.gpus_paid),
+            digits(line.usd_per_hour), f"{line.usd_per_hour * HOURS_PER_MONTH:,.0f}",
         )  # fmt: skip
     return table
 
@@ -130,5 +135,5 @@ def _ways(found: Expected) -> Table:
         table.add_column(head, justify="left" if head == "1: bought as" else "right")
     for way in found.ways:
         waits = f"{way.cold_share:.2g} of requests, {found.start_s:.0f} s" if way.cold_share >= COLD_TELLING else ""
-        table.add_row(way.how, f"{way.usd_per_hour:.3g}", f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits)
+        table.add_row(way.how, digits(way.usd_per_hour), f"{way.usd_per_hour * HOURS_PER_MONTH:,.0f}", waits)
     return table

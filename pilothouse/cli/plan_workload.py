@@ -15,10 +15,11 @@ from pilothouse.plan.described import workload_of
 from pilothouse.plan.document import Objective
 from pilothouse.plan.prometheus import address, is_prometheus
 from pilothouse.plan.source import Source, read_given
-from pilothouse.workload.requests import Planned
+from pilothouse.workload.requests import Planned, total_requests
 
 MISSING = "is missing: give a file, a trace, a journal, prometheus:URL, or --prompt-tokens, --output-tokens and --rate"
 BY_CLOCK = "users wait for their answers no more: their requests come at the rate that is asked for, as Poisson's do"
+PLAYED_MAX = 500_000  # requests of a workload: some GB of memory, half a minute
 FOLLOWING = "requests that follow others come as they would if engines served nobody else, in sums and simulation"
 
 
@@ -53,11 +54,24 @@ def asks_for(asked: Asked, times: StepTime) -> tuple[Source, Asks]:
     if wanted.rate is None and closed is not None:
         return first, asks
     if wanted.rate is not None:
-        source = clocked(source_at(wanted.rate / asks.rate if asks.rate else 1.0))
+        factor = wanted.rate / asks.rate if asks.rate else 1.0
+        _few_enough(first, source_at, factor, wanted.rate)
+        source = clocked(source_at(factor))
         asks = asks_of(source.workload, wanted.rate)
     if not (asks.rate or asked.at_once):
         raise ConfigError([Problem("--rate", "is missing: all requests of this workload come at once")])
     return source, asks
+
+
+def _few_enough(first: Source, source_at: Callable[[float], Source], factor: float, rate: float) -> None:
+    """Raises ConfigError for a rate at which the workload would not fit in memory. Traces are only played faster."""
+    made = total_requests(first.workload.stages)
+    if made * factor <= PLAYED_MAX or total_requests(source_at(2.0).workload.stages) < 1.5 * made:
+        return
+    what = (
+        f"{rate:g} requests/s of this workload are {made * factor:,.0f} requests, and {PLAYED_MAX:,} can be planned for"
+    )
+    raise ConfigError([Problem("--rate", f"{what}: shorten it, or give --prompt-tokens and --output-tokens instead")])
 
 
 def classes_for(wanted: Wanted, asks: Asks) -> dict[str, Objective]:

@@ -1,5 +1,6 @@
 """plan: a model, GPUs, a workload and objectives in; ranked fleets, reasons and a plan file out."""
 
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.search import Found, rank, search
 from pilothouse.workload.requests import Workload
 
+STOPS = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends processes without a word of each
 TRIED = 4  # plans that are simulated at a time: the best by sums
 ROUNDS = 3  # of that, until one keeps its objectives
 
@@ -88,7 +90,7 @@ def rehearsed(jobs: Sequence[Job], console: Console) -> list[Rehearsed]:
     done: list[Rehearsed] = []
     with (
         console.status(f"simulating {len(jobs)} plans") as status,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes,
+        ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, STOPS) as processes,
     ):
         for one in processes.map(rehearse, jobs):
             done.append(one)

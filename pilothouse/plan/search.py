@@ -16,6 +16,7 @@ from pilothouse.core.errors import ConfigError
 from pilothouse.core.events import Role
 from pilothouse.plan.analytic import Fleet, Load, Pool, load_at
 from pilothouse.plan.document import Bound, Objective, Plan, PoolPlan
+from pilothouse.plan.figures import digits
 from pilothouse.plan.layouts import described
 from pilothouse.plan.promise import expected_of, keeps, promised, settled_at
 from pilothouse.plan.question import Goal, Question
@@ -243,7 +244,7 @@ def _both(question: Question, one: Way, other: Way) -> Plan | None:
 
 def _dearer(question: Question, cost: float, least: float) -> str:
     unit = "USD/h" if question.priced else "GPUs"
-    return f"{cost:.3g} {unit}, where other prefill and decode pools take {least:.3g}"
+    return f"{digits(cost)} {unit}, where other prefill and decode pools take {digits(least)}"
 
 
 def _fewest(serves: Callable[[int], bool], most: int) -> int | None:
@@ -261,7 +262,7 @@ def _why_not(question: Question, fleet: Fleet) -> str:
     asks, percentile = settled_at([fleet], question.asks), question.objective.percentile
     load, rate = load_at(fleet, asks, asks.rate, percentile, classes=question.by_class), asks.rate
     if load.breaks is not None:
-        return f"{RAN_OUT[load.breaks]} below {rate:.3g} requests/s"
+        return f"{RAN_OUT[load.breaks]} below {digits(rate)} requests/s"
     if question.by_class:
         told = (
             _missed(objective, load.classes[name].ttft_us, load.classes[name].tpot_us, f"{name}: ")
@@ -275,9 +276,9 @@ def _missed(objective: Objective, ttft_us: float, tpot_us: float, whose: str = "
     """Which limit breaks; "" = none."""
     percentile = objective.percentile
     if objective.ttft_s is not None and ttft_us > objective.ttft_s * 1e6:
-        return f"{whose}TTFT p{percentile} {ttft_us / 1e6:.3g} s of {objective.ttft_s:g} s"
+        return f"{whose}TTFT p{percentile} {digits(ttft_us / 1e6)} s of {objective.ttft_s:g} s"
     if objective.tpot_s is not None and tpot_us > objective.tpot_s * 1e6:
-        return f"{whose}TPOT p{percentile} {tpot_us / 1e3:.3g} ms of {objective.tpot_s * 1e3:g} ms"
+        return f"{whose}TPOT p{percentile} {digits(tpot_us / 1e3)} ms of {objective.tpot_s * 1e3:g} ms"
     return ""
 
 

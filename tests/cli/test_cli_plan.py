@@ -212,6 +212,7 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--workload", "nowhere.yaml"], "nowhere.yaml cannot be read: No such file"),
         (["--class", ":ttft=1s"], "--class: ':ttft=1s' is not of this form"),
         (["--rate", "0"], "rate: Expected `float` > 0"),
+        (["--rate", "100000"], "--rate: 100000 requests/s of this workload are"),
         (["--percentile", "20"], "percentile: Expected `int` >= 50"),
         (["--workload", Path(__file__).parent], "holds neither a journal nor sessions"),
         (["--class", "support:ttft=1s"], "classes.support: is no tenant of the workload, which has none"),

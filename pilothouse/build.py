@@ -172,7 +172,10 @@ def ran(
             setting.count(result)
     notes = list(setting.notes)
     notes += [f"{profile_.name} {_knowledge_note(knowledge)}"] if knowledge is not None else []
-    notes += [f"{count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()]
+    of_run = f"{profile_.name}, load x {load:g}, seed {seed}"
+    notes += [
+        f"{of_run}: {count:,} blocks were loaded from {tier.value}" for tier, count in driver.loads.blocks.items()
+    ]
     stages = stage_runs(driver, setting.objectives, setting.tenants)
     return Run(profile_.name, LABEL, setting.name, load, seed, stages, notes)
 

@@ -109,14 +109,22 @@ def _leaf(kind: Any, inner: Any, data: object, where: str, problems: list[Proble
         if inner is Seconds:
             return Duration.parse(data).seconds
         value = msgspec.convert(data, kind)
-        if isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"{value} is not a finite number")
+        if inner is not Any:  # what may be anything is looked at by those who know
+            _finite(value)
         if isinstance(value, int) and abs(value) > NUMBER_MAX:
             raise ValueError(f"{value} is too large")
         return value
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         problems.append(Problem(where, str(error)))
         return None
+
+
+def _finite(value: object) -> None:
+    """Raises ValueError for a number that is none, or has no end; in lists and mappings too."""
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(inner)
 
 
 def _strip(kind: Any) -> Any:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from pilothouse.config.convert import convert
@@ -29,6 +29,7 @@ RESERVED = ("reserved", "reserved_1y", "reserved_3y")  # the first is of a contr
 QUOTED = ("on_demand", *RESERVED, "spot")
 TERMS = (*QUOTED, "owned")
 Given = TypeVar("Given")
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class Quotes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,8 +48,8 @@ class Quotes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class OwnedGpu(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """With its share of the server."""
 
-    capex_usd: float
-    power_w: float = 0.0  # 0 = as the list that ships, or the board's alone
+    capex_usd: Annotated[float, Meta(gt=0)]
+    power_w: NotNegative = 0.0  # 0 = as the list that ships, or the board's alone
 
 
 class Owned(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,10 +57,10 @@ class Owned(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     date: str | None = None
     source: str | None = None
-    months: float | None = None  # over which the price is paid
-    pue: float | None = None  # power of the building / power of the servers
-    usd_per_kwh: float | None = None
-    usd_per_month: float = 0.0  # of each GPU: space, staff, support
+    months: Annotated[float, Meta(gt=0)] | None = None  # over which the price is paid
+    pue: Annotated[float, Meta(ge=1)] | None = None  # power of the building / power of the servers
+    usd_per_kwh: NotNegative | None = None
+    usd_per_month: NotNegative = 0.0  # of each GPU: space, staff, support
     gpus: dict[str, OwnedGpu] = {}
 
 
@@ -196,6 +197,4 @@ def _above_zero(made: PriceList, problems: list[Problem]) -> None:
         for term in QUOTED
         for gpu, usd in getattr(quotes, term).items()
     ]
-    values += [(f"owned.gpus.{gpu}.capex_usd", own.capex_usd) for gpu, own in made.owned.gpus.items()]
-    values += [("owned.months", made.owned.months)] if made.owned.months is not None else []
     problems += [Problem(place, "must be above 0") for place, value in values if value <= 0]

@@ -73,7 +73,7 @@ def search(question: Question) -> Found:
 
 
 def rank(question: Question, plan: Plan) -> tuple[float, ...]:
-    """Least is best. Of equals, the simpler one; of those, the one with more to spare."""
+    """Least is best. Of equals, the one with fewer GPUs, for burst that nothing needs is free; the simpler; more to spare."""
     expected = expected_of(plan)
     cost = expected.usd_per_hour or float(plan.gpus)
     first = {
@@ -82,7 +82,8 @@ def rank(question: Question, plan: Plan) -> tuple[float, ...]:
         Goal.MAX_GOODPUT: -expected.requests_per_s_max,
     }[question.goal]
     parts = len(plan.pools) + sum(bool(pool.speculation) + bool(pool.tiers) for pool in plan.pools)
-    return not keeps(question.objective, expected), round(first, 6), parts, -expected.requests_per_s_max, cost
+    equals = float(plan.gpus), parts, -expected.requests_per_s_max, cost
+    return not keeps(question.objective, expected), round(first, 6), *equals
 
 
 def titled(pools: Sequence[PoolPlan], *, gpus: bool = False) -> str:

@@ -153,24 +153,33 @@ def _key(run: Run, stage: StageRun) -> Key:
 
 
 def _rungs(runs: Sequence[Run]) -> tuple[list[Rung], dict[Key, int]]:
-    """By rising rate, then by factor, then as the workload has them."""
+    """By rising rate, then by factor, then as the workload has them; by factor where users alone have no rate."""
     met: dict[Key, tuple[Run, StageRun]] = {}
     for run in runs:
         for stage in run.stages:
             met.setdefault(_key(run, stage), (run, stage))
     loads = len({load for load, stage in met if stage}) > 1
-    order = sorted(met, key=lambda key: (met[key][1].summary.offered_rate, met[key][0].load))
+    mixed = (
+        all(len(run.stages) == 1 for run in runs)
+        and len({stage.summary.offered_rate > 0 for _, stage in met.values()}) > 1
+    )
+
+    def rises(key: Key) -> tuple[float, float, float]:
+        run, stage = met[key]
+        return run.load if mixed else 0.0, stage.summary.offered_rate, run.load
+
+    order = sorted(met, key=rises)
     rungs = [
-        Rung(run.load, stage.name, stage.summary.offered_rate, _rung_title(run, stage, loads))
+        Rung(run.load, stage.name, stage.summary.offered_rate, _rung_title(run, stage, loads, mixed))
         for run, stage in (met[key] for key in order)
     ]
     return rungs, {key: i for i, key in enumerate(order)}
 
 
-def _rung_title(run: Run, stage: StageRun, loads: bool) -> str:
+def _rung_title(run: Run, stage: StageRun, loads: bool, mixed: bool) -> str:
     offered, factor = stage.summary.offered_rate, f"load x {run.load:g}"
     rate = f"{offered:.4g} req/s" if offered > 0 else factor
     if len(run.stages) == 1:
-        return rate
+        return f"{factor}, {rate}" if mixed and offered > 0 else rate
     named = stage.name if offered <= 0 or f"{offered:g}" in stage.name else f"{stage.name}, {rate}"
     return f"{named} ({factor})" if loads else named

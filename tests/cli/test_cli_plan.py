@@ -88,6 +88,18 @@ def test_one_command_tells_base_and_burst_from_all_on_demand(folder: Path) -> No
     assert all(word in said for word in ("base", "burst", "USD a month", "PUE"))
 
 
+def test_an_engine_that_costs_nothing_as_nothing_needs_it_is_not_planned(folder: Path) -> None:
+    words = (folder / "plan-for.yaml", "--no-simulate", "--json", "--term", "owned", "--burst", "on_demand")
+    plans = [msgspec.convert(plan, Plan) for plan in json.loads(run(*words)[1])["plans"]]
+    same = [plan.gpus for plan in plans if plan.expected and plan.expected.usd_per_hour == cost(plans[0])]
+    assert len(same) > 1 and plans[0].gpus == min(same) < max(same)
+
+
+def cost(plan: Plan) -> float:
+    assert plan.expected is not None
+    return plan.expected.usd_per_hour
+
+
 def test_the_page_has_the_front_the_memory_and_the_latency(folder: Path) -> None:
     pytest.importorskip("plotly")
     page = folder / "plan.html"

@@ -115,6 +115,11 @@ def test_without_rates_a_load_is_its_factor() -> None:
     assert [rung.title for rung in book.rungs] == ["load x 1", "load x 2", "load x 4"]
 
 
+def test_users_among_rates_stand_where_their_factor_belongs() -> None:
+    book = group([run("a", load, 1, rates=(0.0 if load == 1 else 20.0,)) for load in (0.5, 1, 1.2)])
+    assert [rung.title for rung in book.rungs] == ["load x 0.5, 10 req/s", "load x 1", "load x 1.2, 24 req/s"]
+
+
 @given(st.lists(figures, min_size=2, max_size=9))
 def test_a_logarithmic_axis_has_lines_around_all_that_is_drawn(values: list[float]) -> None:
     ticks = log_axis(values)["tickvals"]

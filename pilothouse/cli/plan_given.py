@@ -21,7 +21,7 @@ from pilothouse.plan.search import Found
 from pilothouse.plugins import load_plugins
 
 BROKEN = 1  # exit status where a promise does not hold
-OF_A_SEARCH = ("gpus", "goal")  # what is said already where there is a fleet
+OF_A_SEARCH = ("gpus", "goal", "without")  # what is said already where there is a fleet
 OWN = (
     "model",
     "gpu",
@@ -69,14 +69,14 @@ def check(blueprint: str, file: Path | None, given: dict[str, Any], how: How) ->
         )
     if how.out is not None and len(plans) > 1 and how.out.suffix in (".yaml", ".yml"):
         raise ConfigError([Problem("-o", "there are several plans: name a folder")])
-    if found is not None and not how.json:
-        explain(found)
     base = Path() if file is None else file.parent
     judged = [judge(plan, own, base, how, "" if file is None else str(file)) for plan in plans]
     if how.json:
         answer = Answer([one.plan for one in judged], [])
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=1).decode())
     else:
+        if found is not None:
+            explain(found)
         for one in judged:
             told = one.plan if found is None else replace(one.plan, why=[])  # explained above
             show(one.question, Found([told], []), one.source, why=False)

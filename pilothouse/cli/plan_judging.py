@@ -12,7 +12,8 @@ from pilothouse.cli.plan_wanted import Asked, Wanted, read_wanted
 from pilothouse.cli.planning import rehearsed
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.document import Plan
-from pilothouse.plan.promise import Terms, expected_of, promised
+from pilothouse.plan.figures import digits
+from pilothouse.plan.promise import INFINITE, Terms, expected_of, promised
 from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
 from pilothouse.plan.simulated import Hardware, hardware_of, problems_of
@@ -133,7 +134,7 @@ def missed(one: Judged) -> list[str]:
         objective = plan.classes.get(whose.removesuffix(": "), plan.objective)
         pairs = zip(("TTFT", "TPOT"), values, (objective.ttft_s, objective.tpot_s), strict=True)
         found += [
-            f"{whose}{name} p{objective.percentile} {value:.3g} s of {limit:g} s"
+            f"{whose}{name} p{objective.percentile} {_seconds(value)} of {limit:g} s"
             for name, value, limit in pairs
             if limit is not None and value > limit
         ]
@@ -141,6 +142,10 @@ def missed(one: Judged) -> list[str]:
     if expected.requests_per_s < asked and one.question.asks.closed is None:
         found.append(f"{expected.requests_per_s:.3g} of {asked:.3g} requests/s can be served")
     return found
+
+
+def _seconds(value: float) -> str:
+    return "without end, as queues grow," if value == INFINITE else f"{digits(value)} s"
 
 
 def _too_long(one: Judged) -> list[str]:

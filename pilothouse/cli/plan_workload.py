@@ -27,7 +27,13 @@ def missing_workload(wanted: Wanted) -> list[Problem]:
     described = any((wanted.prompt_tokens, wanted.output_tokens, wanted.concurrency, wanted.shared_prefix))
     if wanted.workload and described:
         return [Problem("--workload", "is given, and lengths or concurrency as well: which is it?")]
-    return [] if wanted.workload or described else [Problem("--workload", MISSING)]
+    if not (wanted.workload or described):
+        return [Problem("--workload", MISSING)]
+    needless = [("--served-name", "a journal or Prometheus")] if described and wanted.served_name else []
+    if not is_prometheus(wanted.workload):
+        times = (("--window", wanted.window, prometheus.WINDOW), ("--step", wanted.step, prometheus.STEP))
+        needless += [(option, "Prometheus") for option, said, usual in times if said != usual]
+    return [Problem(option, f"is for a workload of {source}") for option, source in needless]
 
 
 def asks_for(asked: Asked, times: StepTime) -> tuple[Source, Asks]:

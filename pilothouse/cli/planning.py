@@ -46,10 +46,6 @@ def plan(asked: Asked) -> None:
     console = Console(stderr=True)
     if asked.simulate and found.plans:
         found = _simulated(question, found, source.workload, asked, console)
-    if asked.out is not None and found.plans:
-        write_plan(asked.out, found.plans[0], asked.base)
-    if asked.page is not None and found.plans:
-        write_page(asked.page, question, found, question.hardware)
     if asked.json:
         rejected = [{"what": way.what, "why": way.why} for way in found.rejected]
         typer.echo(msgspec.json.format(msgspec.json.encode(Answer(found.plans, rejected, divided)), indent=1).decode())
@@ -58,6 +54,10 @@ def plan(asked: Asked) -> None:
         show_divisions(question, divided, asked.why)
     if not found.plans:
         raise PilothouseError(_nothing(question, found))
+    if asked.out is not None:  # what was found is on the screen already, should it not be possible to write it
+        write_plan(asked.out, found.plans[0], asked.base)
+    if asked.page is not None:
+        write_page(asked.page, question, found, question.hardware)
     for name, path in (("plan", asked.out), ("page", asked.page)):
         if path is not None and not asked.json:
             typer.echo(f"{name}: {path}")

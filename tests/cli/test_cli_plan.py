@@ -225,6 +225,7 @@ def test_nothing_that_serves_is_said_with_the_reason(folder: Path) -> None:
         (["--class", ":ttft=1s"], "--class: ':ttft=1s' is not of this form"),
         (["--rate", "0"], "rate: Expected `float` > 0"),
         (["--rate", "100000"], "--rate: 100000 requests/s of this workload are"),
+        (["--window", "3h"], "--window: is for a workload of Prometheus"),
         (["--percentile", "20"], "percentile: Expected `int` >= 50"),
         (["--workload", Path(__file__).parent], "holds neither a journal nor sessions"),
         (["--class", "support:ttft=1s"], "classes.support: is no tenant of the workload, which has none"),
@@ -266,6 +267,18 @@ def test_a_slip_in_a_plan_is_named_with_its_field(
     planned.write_text(yaml.safe_dump(data))
     code, _, error = run(planned, "--no-simulate")
     assert code == 2 and f"plan.yaml: {said}" in error.replace(f"{planned.parent}/", "")
+
+
+def test_what_is_for_a_search_is_refused_where_a_fleet_is_chosen(planned: Path) -> None:
+    for words in (["--goal", "min-gpus"], ["--gpus", "4"], ["--without", "tiers"]):
+        code, said, error = run(planned, *words)
+        assert (code, said) == (2, "") and f"{words[0]}: is for a search" in error
+
+
+def test_what_was_found_is_shown_though_it_cannot_be_written(folder: Path) -> None:
+    (folder / "file").write_text("")
+    code, said, error = run(folder / "plan-for.yaml", "--no-simulate", "-o", folder / "file" / "plan.yaml")
+    assert code == 2 and "TTFT p95" in said and "-o: cannot write" in error
 
 
 def test_requests_that_engines_would_refuse_break_the_promise(planned: Path) -> None:

@@ -27,6 +27,12 @@ def question_of(asked: Asked) -> tuple[Question, Source]:
     if problems:
         raise ConfigError(problems)
     model, gpus = find_model(wanted.model), {name: find_gpu(name) for name in counts}
+    for name in dict.fromkeys(gpu.name for gpu in gpus.values()):
+        alike = [said for said, gpu in gpus.items() if gpu.name == name]
+        if len(alike) > 1:
+            problems.append(
+                Problem("--gpu", f"{' and '.join(alike)} are one kind, {name}: say once how many there are")
+            )
     precisions = [] if wanted.precisions else usual_ways(model, wanted.model)
     for name in wanted.precisions:
         try:

@@ -181,6 +181,9 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     expected = expected_of(plan)
     notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
     figures = [("TPOT", expected.tpot_s, done.tpot_s, f"{expected.tpot_s * 1e3:.3g} ms")]
+    if expected.requests_per_s and done.requests_per_s:  # the busiest part may be of other classes than the whole is
+        summed, tried = (each.output_per_s / each.requests_per_s for each in (expected, done))
+        figures += [("tokens of an answer", summed, tried, f"{summed:.0f}")]
     if done.at_once or done.closed:  # how fast requests come is a result
         figures += [("requests/s", expected.requests_per_s, done.requests_per_s, f"{expected.requests_per_s:.3g}")]
         expected = _at_rate(expected, done)

@@ -289,6 +289,12 @@ def test_requests_that_engines_would_refuse_break_the_promise(planned: Path) -> 
     assert code == 1 and "requests are longer than max_model_len, 16: engines refuse them" in said
 
 
+def test_one_kind_of_gpu_by_two_names_is_no_two_kinds(folder: Path) -> None:
+    words = ["--gpu", "h100=2", "--gpu", "h100_sxm=2", "--workload", folder / "work.yaml"]
+    code, _, error = run("--model", "qwen3-8b", *words)
+    assert code == 2 and "--gpu: h100 and h100_sxm are one kind, h100_sxm" in error
+
+
 def test_what_is_missing_is_named_at_once() -> None:
     code, _, error = run()
     assert code == 2 and all(f"--{name}: is missing" in error for name in ("model", "gpu", "gpus", "workload"))

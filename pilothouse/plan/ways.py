@@ -55,8 +55,9 @@ class Way(Struct, frozen=True):
 
 
 def candidates_of(question: Question, stock: Stock) -> Iterator[Candidate]:
-    """For all GPUs of a kind, and for fewer within a node: an engine need not have a whole one."""
-    per_node, seen = question.gpus_per_node, list[str]()
+    """For all GPUs of a kind, and for fewer within a node: an engine need not have a whole one. What is refused for all, and
+    kept where there are fewer, is kept."""
+    per_node, found = question.gpus_per_node, dict[str, Candidate]()
     whole = stock.count if stock.count <= per_node else stock.count - stock.count % per_node
     parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
     asks, (prompt, ttft_s, tpot_s) = question.asks, _strictest(question)
@@ -65,12 +66,11 @@ def candidates_of(question: Question, stock: Stock) -> Iterator[Candidate]:
     )  # fmt: skip
     for gpus in (whole, *parts):
         nodes = max(1, gpus // per_node)
-        for found in candidates(question.model, stock.gpu, gpus, nodes, question.precisions, needs):
-            key = f"{found.layout} {found.precision}"
-            if key not in seen and (found.kept or gpus == whole):
-                yield found
-            if found.kept:
-                seen.append(key)
+        for way in candidates(question.model, stock.gpu, gpus, nodes, question.precisions, needs):
+            before = found.get(key := f"{way.layout} {way.precision}")
+            if gpus == whole or (way.kept and (before is None or not before.kept)):
+                found[key] = way
+    yield from found.values()
 
 
 def way_of(question: Question, stock: Stock, candidate: Candidate) -> Way:

@@ -207,6 +207,8 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         tpot_s=done.tpot_s,
         output_per_s=done.output_per_s,
         confidence=Confidence.SIMULATED,
+        sums_ttft_band=0.0,
+        sums_tpot_band=0.0,
         notes=[*notes, *expected.notes],
     )
     if keeps(plan.objective, made):  # so that much at least

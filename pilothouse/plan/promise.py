@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
-from pilothouse.perf.catalog import precision_named
+from pilothouse.perf.catalog import Model, precision_named
 from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, bands, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
 from pilothouse.plan.binding import binding
@@ -19,7 +19,7 @@ from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_s
 from pilothouse.plan.costs import bill, cached_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, CostLine, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
-from pilothouse.plan.memory import weights_gib
+from pilothouse.plan.memory import too_long, weights_gib
 from pilothouse.plan.prices import Prices
 from pilothouse.plan.simulated import Hardware, engines_of
 
@@ -202,7 +202,7 @@ def _expected(plan: Plan, hardware: Hardware, engines: Sequence[Engine], terms: 
         cold_share=0.0 if cost is None else cost.cold_share,
         ways=ways(parts, needed, terms.buying, terms.prices),
         confidence=Confidence.ESTIMATED,
-        notes=[*_notes(plan, engines, load), *_cost_notes(terms, parts, cost)],
+        notes=[*_notes(plan, hardware.model, engines, asks, load), *_cost_notes(terms, parts, cost)],
         classes={
             name: ClassExpected.under(
                 plan.classes.get(name, plan.objective),
@@ -235,10 +235,11 @@ def _input_share(plan: Plan, parts: Sequence[Part], lines: Sequence[CostLine], l
     return sum(cost for name, cost in costs if name in prefill) / sum(cost for _, cost in costs)
 
 
-def _notes(plan: Plan, engines: Sequence[Engine], load: Load) -> list[str]:
+def _notes(plan: Plan, model: Model, engines: Sequence[Engine], asks: Asks, load: Load) -> list[str]:
     guessed = list(dict.fromkeys(name for pool in plan.pools for name in unmeasured(pool.layout)))
     times = dict.fromkeys(f"step times {e.step_time.label}: {e.step_time.source}" for e in engines)
     return [
+        *([too_long(model, asks.longest)] if 0 < model.context < asks.longest else []),
         *times,
         *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
         f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",

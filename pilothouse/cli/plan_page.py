@@ -73,9 +73,9 @@ def _cards(question: Question, plan: Plan) -> list[dict[str, str]]:
         ("A million tokens, blended", digits(found.usd_per_m), "USD", tokens),
     ] if found.cost else [("Fleet 1 has", str(plan.gpus), "GPUs", "no price is known")]  # fmt: skip
     cards += [
-        (f"TTFT p{objective.percentile}", digits(found.ttft_s), "s", limit(objective.ttft_s, 1, "s", found.ttft_band)),
+        (f"TTFT p{objective.percentile}", digits(found.ttft_s), "s", limit(objective.ttft_s, 1, "s", found.bands[0])),
         (f"TPOT p{objective.percentile}", digits(found.tpot_s * 1e3), "ms",
-         limit(objective.tpot_s, 1e3, "ms", found.tpot_band)),
+         limit(objective.tpot_s, 1e3, "ms", found.bands[1])),
         ("Serves at most", digits(found.requests_per_s_max), "requests/s",
          f"{found.utilisation:.0%} used in busy times; then {found.bound.value.replace('_', ' ')} binds"),
         ("Room for KV", digits(found.kv_tokens / 1e6), "M tokens", f"on {plan.gpus} {'GPU' if plan.gpus == 1 else 'GPUs'}"),
@@ -95,8 +95,8 @@ def _ranked(question: Question, plans: Sequence[Plan]) -> dict[str, Any]:
             found.usd_per_hour, found.usd_per_m_input, found.usd_per_m_cached, found.usd_per_m_output, found.usd_per_m,
         )  # fmt: skip
         cells = [
-            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.ttft_band:.0%}",
-            f"{digits(found.tpot_s * 1e3)} ms ±{found.tpot_band:.0%}", digits(found.requests_per_s_max),
+            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.bands[0]:.0%}",
+            f"{digits(found.tpot_s * 1e3)} ms ±{found.bands[1]:.0%}", digits(found.requests_per_s_max),
             f"{found.utilisation:.0%}",
             *(digits(cost) if found.cost else "?" for cost in costs), found.bound.value.replace("_", " "),
             found.confidence.value + ("" if kept else ": misses an objective"),

@@ -104,8 +104,8 @@ def _table(question: Question, plans: Sequence[Plan]) -> Table:
         )  # fmt: skip
         kept = keeps(question.objective, found)
         table.add_row(
-            str(i), titled(plan.pools), str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.ttft_band:.0%}",
-            f"{digits(found.tpot_s * 1e3)} ms ±{found.tpot_band:.0%}", digits(found.requests_per_s),
+            str(i), titled(plan.pools), str(plan.gpus), f"{digits(found.ttft_s)} s ±{found.bands[0]:.0%}",
+            f"{digits(found.tpot_s * 1e3)} ms ±{found.bands[1]:.0%}", digits(found.requests_per_s),
             digits(found.requests_per_s_max), f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
             f"{found.utilisation:.0%}", *(digits(cost) if found.cost else "?" for cost in costs), found.bound.value,
             found.confidence.value + ("" if kept else ": misses an objective"), style="" if kept else "yellow",

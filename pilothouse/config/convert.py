@@ -109,8 +109,9 @@ def _leaf(kind: Any, inner: Any, data: object, where: str, problems: list[Proble
         if inner is Seconds:
             return Duration.parse(data).seconds
         value = msgspec.convert(data, kind)
-        if isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"{value} is not a finite number")
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, float) and not isfinite(each):
+                raise ValueError(f"{each} is not a finite number")
         if isinstance(value, int) and abs(value) > NUMBER_MAX:
             raise ValueError(f"{value} is too large")
         return value

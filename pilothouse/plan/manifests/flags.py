@@ -15,6 +15,7 @@ from pilothouse.core.errors import Problem
 from pilothouse.core.events import Role
 from pilothouse.live.launch_command import Option, merge, split_options
 from pilothouse.live.launch_connector import LEASE_S, LOOPBACK, Side, transfer_config, transfer_variables
+from pilothouse.perf.memory import Precision
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.order import Order, Weights, nodes
 
@@ -25,6 +26,7 @@ BOOTSTRAP = 8998  # of Mooncake
 DRAIN_S = 90  # requests in flight when an engine is told to stop
 CONNECTORS = ("nixl", "nixl_push", "mooncake")  # that need nothing beside the engines
 GIB, GB = 1 << 30, 10**9
+PRECISIONS = tuple(precision.value for precision in Precision)
 DRAM, DISK = ("dram", "cpu", "host"), ("disk", "nvme", "ssd")
 DISK_FOLDER = "/var/cache/kv"
 
@@ -229,6 +231,18 @@ def pool_problems(order: Order, pool: PoolPlan, where: str) -> list[Problem]:
     ]
     if any(tier in DISK for tier in pool.tiers) and not any(tier in DRAM for tier in pool.tiers):
         found.append(Problem(f"{where}.tiers", "disk needs dram: vLLM writes and reads through it"))
+    found += [
+        Problem(f"{where}.tiers.{tier}", f"{size:g} GB: must be above 0, and finite")
+        for tier, size in pool.tiers.items()
+        if not 0 < size * GB < float("inf")
+    ]
+    if pool.precision not in PRECISIONS:
+        found.append(Problem(f"{where}.precision", f"{pool.precision!r} is none of {', '.join(PRECISIONS)}"))
+    found += [
+        Problem(f"{where}.{name}", f"{value}: must be at least 1")
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
+        if (value := getattr(pool, name)) is not None and value < 1
+    ]
     if pool.kv_precision not in ("bf16", "fp8", "fp4"):
         found.append(Problem(f"{where}.kv_precision", f"{pool.kv_precision!r} is none of bf16, fp8, fp4"))
     return found

@@ -109,6 +109,9 @@ def test_a_wrong_file_of_sites_is_refused(text: str, said: str, tmp_path: Path) 
         (Site(name="east", replicas={"main": -1}), "less than none"),
         (Site(name="east", images={"motor": f"x@{DIGEST}"}), "'motor' is none of"),
         (Site(name="east", images={"engine": "x:latest"}), "is not pinned"),
+        (Site(name="east", node_labels={"rack 1": "a"}), "no label of a node"),
+        (Site(name="east", node_labels={"rack": "väl ue"}), "no label of a node"),
+        (Site(name="east", storage_class="Fast Disks"), "no name of a class"),
     ],
 )
 def test_a_site_that_cannot_be_is_refused(wrong: Site, said: str) -> None:

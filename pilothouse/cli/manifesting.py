@@ -9,6 +9,7 @@ from pilothouse.cli.manifest_order import Said, fleet_of
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.checking import KUSTOMIZATION, check
 from pilothouse.plan.manifests.files import File
+from pilothouse.plan.manifests.idle import idle
 from pilothouse.plan.manifests.images import UNFILLED, Images
 from pilothouse.plan.manifests.needs import needs
 from pilothouse.plan.manifests.order import Fleet
@@ -80,7 +81,7 @@ def _write(files: list[File], out: Path, force: bool) -> None:
 
 def _remind(fleet: Fleet, files: list[File], asked: Asked) -> None:
     """What is still to be done by whoever deploys it."""
-    for line in needs(fleet, files):
+    for line in [*needs(fleet, files), *idle(fleet, asked.target, files)]:
         typer.echo(f"pilothouse: {line}", err=True)
     text = "".join(file.text for file in files)
     missing = [role for role in Images.roles() if f": {Images().of(role)}\n" in text]

@@ -162,5 +162,7 @@ def test_a_pool_that_may_have_none_counts_what_others_cannot_bear(
         (1, {}, None), (0, {}, 0),
     ],
 )  # fmt: skip
-def test_prometheus_counts_what_is_meant(least: int, series: dict[str, float], total: int | None, tmp_path: Path) -> None:
+def test_prometheus_counts_what_is_meant(
+    least: int, series: dict[str, float], total: int | None, tmp_path: Path
+) -> None:
     told(query(*fleet("single").pools[0], Scaling("main", "chat", least, 4)), series, total, tmp_path)

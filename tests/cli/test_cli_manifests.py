@@ -178,3 +178,15 @@ def test_a_broken_plan_is_refused_with_every_place(plan: Path) -> None:
     plan.write_text(PLAN.replace("tp: 1", "tq: 1").replace("ttft_s: 1.0", "ttft_s: soon"))
     told = run(plan).output
     assert "pools[0].layout.tq: unknown field" in told and "objective.ttft_s" in told
+
+
+def test_nothing_that_was_named_is_passed_over(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(plan, "-o", out)
+    for arguments in ([plan, out], [out, "-o", tmp_path / "other"]):
+        told = run(*arguments)
+        assert told.exit_code == 2 and f"{out}: holds no plans, so it is checked" in told.output
+    (tmp_path / "load.yaml").write_text("kind: chat")
+    told = run(tmp_path, "-o", out)
+    assert told.exit_code == 2 and "holds plans, and what is none: load.yaml" in told.output
+    assert "--host changes nothing in what kubernetes writes" in run(plan, "--host", "10.0.0.1").output

@@ -189,4 +189,5 @@ def test_nothing_that_was_named_is_passed_over(plan: Path, tmp_path: Path) -> No
     (tmp_path / "load.yaml").write_text("kind: chat")
     told = run(tmp_path, "-o", out)
     assert told.exit_code == 2 and "holds plans, and what is none: load.yaml" in told.output
+    assert "published on every interface" in run(plan, "--target", "vllm").output
     assert "--host changes nothing in what kubernetes writes" in run(plan, "--host", "10.0.0.1").output

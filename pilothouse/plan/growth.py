@@ -170,10 +170,8 @@ def _speculate(seen: Observed) -> Check:
         missing = "requests running per engine: a journal, a gateway, or --replicas of a report"
         return Check(step, State.UNKNOWN, [], missing=missing)
     mean, p90 = seen.concurrency.mean, seen.concurrency.p90
-    at_p90 = "" if p90 is None else f", {p90:.3g} at p90"
-    numbers = [
-        f"{mean:.3g} requests run on an engine in the mean{at_p90}; low is up to {LOW:g}, {OFTEN:.0%} of the time"
-    ]
+    where = " in the mean" if p90 is None else f" that is not idle in the mean, {p90:.3g} at p90"
+    numbers = [f"{mean:.3g} requests run on an engine{where}; low is up to {LOW:g}, {OFTEN:.0%} of the time"]
     if mean > LOW or (p90 is not None and p90 > LOW):
         return Check(step, State.NOT, numbers)
     if p90 is None and mean > (1 - OFTEN) * LOW:

@@ -35,7 +35,7 @@ class Concurrency(Struct, frozen=True):
     """Requests that run at a time on one engine."""
 
     mean: float
-    p90: float | None  # over samples; None = only the mean is known
+    p90: float | None  # both over samples of engines that are not idle; None = only the mean of all time is known
 
 
 class Split(Struct, frozen=True):

@@ -63,7 +63,12 @@ def _policy(day: Day) -> str | None:
 
 
 def _running(engines: Sequence[Engine]) -> Concurrency | None:
-    values = sorted(float(report.running) for engine in engines for report in engine.reports)
+    return _sampled([report.running for engine in engines for report in engine.reports])
+
+
+def _sampled(running: Sequence[int]) -> Concurrency | None:
+    """An idle engine says nothing of how many run at a time when some do."""
+    values = sorted(float(count) for count in running if count)
     return Concurrency(fmean(values), percentile(values, 0.9)) if values else None
 
 
@@ -190,9 +195,8 @@ def _scaling(runs: Sequence[Run], counts: Sequence[int]) -> Scaling | None:
 
 def _concurrent(stage: StageRun, replicas: int) -> Concurrency | None:
     """By samples, else by Little's law: rate x time = requests in the system."""
-    values = sorted(float(sample.running) for sample in stage.replicas)
-    if values:
-        return Concurrency(fmean(values), percentile(values, 0.9))
+    if sampled := _sampled([sample.running for sample in stage.replicas]):
+        return sampled
     return Concurrency(stage.summary.achieved_rate * stage.summary.e2e.mean / replicas, None) if replicas else None
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pilothouse import build
 from pilothouse.cli import app
 from pilothouse.config.scenario_load import scenario_from_data
-from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken
+from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken, LoadReported
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.journal.log import Writer
 from pilothouse.plan.growth import BASELINE_S, GAIN_MIN, LOW, REQUESTS_MIN, Advice, State, advise
@@ -160,6 +160,18 @@ def test_engines_that_go_with_the_gateway_count_and_those_before_do_not(tmp_path
     assert (found.requests, found.hit_ratio, found.tenants) == (1, 0.25, 2)
     assert found.ttft == Phase(1e-05, 5e-06) and found.tpot == Phase(1e-05, None)  # 40 us for four further tokens
     assert found.concurrency is None and found.notes == ["in no figure: engines that left, 1"]
+
+
+def test_idle_engines_are_not_what_is_called_few_requests(tmp_path: Path) -> None:
+    journal = Writer(tmp_path, 1 << 20, 1 << 30, {}, {"like": "round_robin"})
+    journal.rotate(b"")
+    engine = EndpointId("a")
+    journal.append(EndpointSeen(Micros(0), engine, "http://a", "p", ["m"]), [])
+    for second in range(100):
+        running = 50 if second % 20 == 0 else 0
+        journal.append(LoadReported(Micros(second * 1_000_000), engine, running, 0, 0.1), [])
+    journal.close()
+    assert of_journal(tmp_path, Objectives(), None).concurrency == Concurrency(50.0, 50.0)
 
 
 def test_a_split_is_estimated_where_hardware_is_named(tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ def test_what_cannot_run_is_refused_with_its_place(layout: Layout, precision: st
         ({"max_model_len": -1}, "pools[0].max_model_len"),
         ({"max_num_seqs": 0}, "pools[0].max_num_seqs"),
         ({"layout": Layout(tp=3)}, "pools[0].layout"),
+        ({"engine_args": ["--port 9000"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--served_model_name=x"]}, "pools[0].engine_args"),
+        ({"engine_args": ["-tp 4"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--seed", "1", "--data-parallel-size", "4"]}, "pools[0].engine_args"),
+        ({"engine_args": ["four"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--revision 'main"]}, "pools[0].engine_args"),
     ],
 )
 def test_what_an_engine_would_not_start_with_is_refused(wrong: dict[str, Any], where: str) -> None:

@@ -126,7 +126,7 @@ def _curve(question: Question, hardware: Hardware, one: Drawn, place: int, key: 
         if load.breaks is None:
             rates.append(share * found.requests_per_s_max)
             values.append(getattr(load, f"{key}_us") / scale)
-    width = found.ttft_band if key == "ttft" else found.tpot_band
+    width = found.bands[0] if key == "ttft" else found.bands[1]
     around = [*(value * (1 + width) for value in values), *(value * max(0.0, 1 - width) for value in reversed(values))]
     filled = {
         "fill": "toself",

@@ -72,9 +72,9 @@ def _cards(question: Question, plan: Plan) -> list[dict[str, str]]:
         ("A million tokens, blended", f"{found.usd_per_m:.3g}", "USD", tokens),
     ] if found.cost else [("Fleet 1 has", str(plan.gpus), "GPUs", "no price is known")]  # fmt: skip
     cards += [
-        (f"TTFT p{objective.percentile}", f"{found.ttft_s:.3g}", "s", limit(objective.ttft_s, 1, "s", found.ttft_band)),
+        (f"TTFT p{objective.percentile}", f"{found.ttft_s:.3g}", "s", limit(objective.ttft_s, 1, "s", found.bands[0])),
         (f"TPOT p{objective.percentile}", f"{found.tpot_s * 1e3:.3g}", "ms",
-         limit(objective.tpot_s, 1e3, "ms", found.tpot_band)),
+         limit(objective.tpot_s, 1e3, "ms", found.bands[1])),
         ("Serves at most", f"{found.requests_per_s_max:.3g}", "requests/s",
          f"{found.utilisation:.0%} used in busy times; then {found.bound.value.replace('_', ' ')} binds"),
         ("Room for KV", f"{found.kv_tokens / 1e6:.3g}", "M tokens", f"on {plan.gpus} GPUs"),
@@ -94,8 +94,8 @@ def _ranked(question: Question, plans: Sequence[Plan]) -> dict[str, Any]:
             found.usd_per_hour, found.usd_per_m_input, found.usd_per_m_cached, found.usd_per_m_output, found.usd_per_m,
         )  # fmt: skip
         cells = [
-            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
-            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s_max:.3g}", f"{found.utilisation:.0%}",
+            f"{i}: {titled(plan.pools)}", str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.bands[0]:.0%}",
+            f"{found.tpot_s * 1e3:.3g} ms ±{found.bands[1]:.0%}", f"{found.requests_per_s_max:.3g}", f"{found.utilisation:.0%}",
             *(f"{cost:.3g}" if found.cost else "?" for cost in costs), found.bound.value.replace("_", " "),
             found.confidence.value + ("" if kept else ": misses an objective"),
         ]  # fmt: skip

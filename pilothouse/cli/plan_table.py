@@ -99,8 +99,8 @@ def _table(question: Question, plans: Sequence[Plan]) -> Table:
         )  # fmt: skip
         kept = keeps(question.objective, found)
         table.add_row(
-            str(i), titled(plan.pools), str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.ttft_band:.0%}",
-            f"{found.tpot_s * 1e3:.3g} ms ±{found.tpot_band:.0%}", f"{found.requests_per_s:.3g}",
+            str(i), titled(plan.pools), str(plan.gpus), f"{found.ttft_s:.3g} s ±{found.bands[0]:.0%}",
+            f"{found.tpot_s * 1e3:.3g} ms ±{found.bands[1]:.0%}", f"{found.requests_per_s:.3g}",
             f"{found.requests_per_s_max:.3g}", f"{found.output_per_s:,.0f}", f"{found.kv_tokens:,}",
             f"{found.utilisation:.0%}", *(f"{cost:.3g}" if found.cost else "?" for cost in costs), found.bound.value,
             found.confidence.value + ("" if kept else ": misses an objective"), style="" if kept else "yellow",

@@ -32,6 +32,7 @@ __all__ = ["Config", "kv_model", "model_of", "own_dtype", "precision_of"]
 GROWING = (Mixer.FULL, Mixer.SPARSE, Mixer.COMPRESSED)
 WINDOWED = (Mixer.WINDOW, Mixer.SPARSE, Mixer.COMPRESSED)
 RATIOS = {Mixer.SPARSE: 4, Mixer.COMPRESSED: 128}  # tokens to a vector, where nobody says: DeepSeek V4's
+CONTEXT_MAX = 1 << 40
 SOURCE = "its config.json; parameters calculated"
 
 
@@ -65,9 +66,21 @@ def model_of(config: Config, name: str) -> Model:
         tied_embeddings=tied,
         prediction_layers=fields.number("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers"),
         index_width=fields.number("index_head_dim") if known.latent and known.attention_layers else 0,
+        context=_context(fields),
         published=precision.value,
         published_gb=stored / 1e9,
         source=_source(fields),
+    )
+
+
+def _context(fields: Fields) -> int:
+    """Tokens it takes, those of stretched positions (YaRN) included, as vLLM counts them; 0 = not said."""
+    stretched = Fields(dict(fields.part("rope_scaling") or fields.part("rope_parameters")), fields.name)
+    is_yarn = "yarn" in (stretched.word("type"), stretched.word("rope_type"))
+    first = stretched.number("original_max_position_embeddings", most=CONTEXT_MAX) if is_yarn else 0
+    return max(
+        fields.number("max_position_embeddings", "n_positions", "max_sequence_length", most=CONTEXT_MAX),
+        first * stretched.number("factor") if first else 0,
     )
 
 

@@ -48,6 +48,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index_width: int = 0  # of what sparse attention keeps beside the latent cache to pick tokens by; 0 = none
     published: str = "bf16"  # precision of the weights as they are published first
     published_gb: float = 0.0  # all weights in that precision, with what is left in 16 bits [1e9 B]; 0 = by rule
+    context: int = 0  # tokens of a prompt and its answer that it takes; 0 = not known here
     aliases: list[str] = []
     source: str = AIC_CONFIG
 
@@ -66,8 +67,65 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.layers if self.full_layers is None else self.full_layers
 
 
+# Tokens that a model takes: `max_position_embeddings` of the published configurations (as in aiconfigurator-core 0.12.0).
+LIMITS = {
+    32_768: ("mistralai/Mixtral-8x7B-v0.1",),
+    40_960: (
+        "Qwen/Qwen3-32B",
+        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-0.6B",
+        "Qwen/Qwen3-30B-A3B",
+        "Qwen/Qwen3-235B-A22B",
+        "Qwen/Qwen3-1.7B",
+    ),
+    65_536: (
+        "mistralai/Mixtral-8x22B-v0.1",
+        "stepfun-ai/Step-3.7-Flash",
+    ),
+    131_072: (
+        "meta-llama/Llama-3.1-8B",
+        "meta-llama/Llama-3.1-70B",
+        "meta-llama/Llama-3.1-405B",
+        "openai/gpt-oss-20b",
+        "openai/gpt-oss-120b",
+        "moonshotai/Kimi-K2-Instruct",
+    ),
+    163_840: (
+        "deepseek-ai/DeepSeek-V3",
+        "deepseek-ai/DeepSeek-R1",
+        "deepseek-ai/DeepSeek-V3.2",
+    ),
+    196_608: ("MiniMaxAI/MiniMax-M2.5",),
+    262_144: (
+        "Qwen/Qwen3-Coder-480B-A35B-Instruct",
+        "Qwen/Qwen3.5-27B",
+        "Qwen/Qwen3.6-27B",
+        "Qwen/Qwen3.5-35B-A3B",
+        "Qwen/Qwen3.6-35B-A3B",
+        "Qwen/Qwen3.5-122B-A10B",
+        "Qwen/Qwen3.5-397B-A17B",
+        "moonshotai/Kimi-K2.5",
+        "XiaomiMiMo/MiMo-V2-Flash",
+        "google/gemma-4-26B-A4B",
+        "google/gemma-4-31B-it",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B",
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B",
+        "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B",
+    ),
+    1_048_576: (
+        "zai-org/GLM-5.2",
+        "deepseek-ai/DeepSeek-V4-Flash",
+        "deepseek-ai/DeepSeek-V4-Pro",
+        "MiniMaxAI/MiniMax-M3",
+        "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+        "moonshotai/Kimi-K3",
+    ),
+    10_485_760: ("meta-llama/Llama-4-Scout-17B-16E-Instruct",),
+}
+CONTEXTS = {name: tokens for tokens, names in LIMITS.items() for name in names}
+
 MODELS = {
-    model.name: model
+    model.name: msgspec.structs.replace(model, context=CONTEXTS.get(model.name, 0))
     for model in (
         Model("Qwen/Qwen3-32B", 64, 5_120, 64, 8, 128, 151_936, 32.76, 31.98, 25_600,
               aliases=["Qwen/Qwen3-VL-32B-Instruct"]),

@@ -38,7 +38,9 @@ MOVES_ON = 2 / 3  # of the batch's variance is left in a mean over one life: its
 HALVINGS = 24  # of an interval, for percentiles
 RATE_HALVINGS = 12  # of an interval, for the highest rate
 NONE: Mapping[str, Objective] = {}
-ROUNDS = 3  # of cache and batch, which take each other's room
+BAND_TTFT, BAND_TTFT_LANES = 0.2, 0.35  # the latter where several prefill engines share their prompts
+BAND_TPOT, BAND_TPOT_PROMPTS = 0.1, 0.25  # the latter times the share of a lane's time that prompts take
+ROUNDS = 6  # of cache and batch, which take each other's room: from an idle fleet on
 
 
 class Pool(Struct, frozen=True):
@@ -142,12 +144,18 @@ def load_at(
     return Load(ttft_us, tpot_us, None, found.batch, used, share, cost, hit_ratio, apart)
 
 
+def bands(fleet: Fleet, load: Load) -> tuple[float, float]:
+    """How far TTFT and TPOT may be from those of a simulation: what holds the points of `benchmarks/plan_grid.py`."""
+    lanes = fleet.prefill.lanes if fleet.prefill is not None else 1
+    return BAND_TTFT if lanes == 1 else BAND_TTFT_LANES, BAND_TPOT + BAND_TPOT_PROMPTS * load.prefill_share
+
+
 def rate_max(
-    fleet: Fleet, asks: Asks, percentile: int, limits_us: tuple[float, float], hit_ratio: float,
+    fleet: Fleet, asks: Asks, percentile: int, limits_us: tuple[float, float], hit_ratio: float | None = None,
     classes: Mapping[str, Objective] = NONE,
 ) -> tuple[float, Bound]:  # fmt: skip
     """The highest rate at which both limits hold (TTFT, TPOT), and what gives way above it. With `classes` it is theirs
-    that must hold."""
+    that must hold. `hit_ratio`: as in `load_at`."""
 
     def why_not(rate: float) -> Bound | None:
         load = load_at(fleet, asks, rate, percentile, hit_ratio, classes)
@@ -173,7 +181,7 @@ def rate_max(
 def hit_found(fleet: Fleet, asks: Asks, rate: float) -> float:
     """Hit ratio that the free room of all caches gives: running requests take it, and what the cache finds makes them fewer."""
     caching = fleet.prefill or fleet.serving
-    below, used, hit = caching.lanes * caching.engine.below_tokens, 0.5, -1.0
+    below, used, hit = caching.lanes * caching.engine.below_tokens, 0.0, -1.0
     for _ in range(ROUNDS):
         before, hit = hit, asks.hit_ratio(max(_free_tokens(fleet, used), below))
         if hit == before:
@@ -249,9 +257,8 @@ def _decoding(pool: Pool, need: Need, arrivals: float, share: float) -> _Decodin
     each = flow * _sequence_us(engine, need)
     by_room = engine.kv_tokens / need.context_tokens
     most = min(float(engine.sequences), by_room)
-    nothing = _Decoding(0.0, 0.0, 0.0, 0.0, most)
     if share + each >= 1:
-        return _broken(nothing, Bound.COMPUTE if share > each else Bound.BANDWIDTH)
+        return _broken(_Decoding(most, 0.0, 0.0, 0.0, most), Bound.COMPUTE if share > each else Bound.BANDWIDTH)
     batch = 0.0
     for _ in range(HALVINGS):
         fixed = _step_us(engine, need, batch) - _sequence_us(engine, need) * max(1.0, batch)

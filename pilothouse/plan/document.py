@@ -4,6 +4,7 @@ A plan is complete: nothing that a manifest or a simulation needs is left to be 
 """
 
 from enum import StrEnum
+from math import hypot
 from typing import Any
 
 from msgspec import Struct, field
@@ -124,8 +125,10 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ttft_s: float
     tpot_s: float
-    ttft_band: float  # relative error to allow for, e.g. 0.3
+    ttft_band: float  # relative error to allow for, as step times are known, e.g. 0.3
     tpot_band: float
+    sums_ttft_band: float = 0.0  # beside it, where nothing was simulated: how far sums are from simulation
+    sums_tpot_band: float = 0.0
     output_per_s: float  # tokens, whole fleet
     requests_per_s: float
     requests_per_s_max: float  # at which an objective breaks
@@ -146,6 +149,11 @@ class Expected(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     classes: dict[
         str, ClassExpected
     ] = {}  # where classes have objectives: all there are; times above are of all requests
+
+    @property
+    def bands(self) -> tuple[float, float]:
+        """Of TTFT and TPOT, all in all: the two errors know nothing of each other."""
+        return hypot(self.ttft_band, self.sums_ttft_band), hypot(self.tpot_band, self.sums_tpot_band)
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

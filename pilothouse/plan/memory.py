@@ -36,6 +36,14 @@ class Held(Struct, frozen=True):
     kv: float  # what is left for KV and states; below zero, the model does not fit
 
 
+def too_long(model: Model, tokens: int) -> str:
+    """Of a sequence that is longer than its model takes."""
+    return (
+        f"{tokens:,} tokens are more than {model.name} takes by its configuration, {model.context:,}: engines refuse such "
+        "requests, unless its positions are stretched (YaRN) or the checkpoint is another one"
+    )
+
+
 def held(
     model: Model,
     gpu: Gpu,

@@ -11,15 +11,15 @@ from msgspec.structs import replace
 
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
-from pilothouse.perf.catalog import precision_named
-from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, load_at, rate_max
+from pilothouse.perf.catalog import Model, precision_named
+from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, bands, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
 from pilothouse.plan.binding import binding
 from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_seconds, ways
 from pilothouse.plan.costs import bill, cached_share
 from pilothouse.plan.document import Bound, ClassExpected, Confidence, CostLine, Expected, Objective, Plan
 from pilothouse.plan.engines import Engine, unmeasured
-from pilothouse.plan.memory import weights_gib
+from pilothouse.plan.memory import too_long, weights_gib
 from pilothouse.plan.prices import Prices
 from pilothouse.plan.simulated import Hardware, engines_of
 
@@ -42,6 +42,7 @@ class _State(Struct, frozen=True):
     rate: float
     highest: float
     bound: Bound
+    bands: tuple[float, float]  # of TTFT and TPOT by sums
 
 
 def promised(plan: Plan, hardware: Hardware, terms: Terms, *, capped: bool = False) -> Plan:
@@ -123,24 +124,25 @@ def _state(plan: Plan, fleets: Sequence[Fleet], asks: Asks, *, capped: bool) -> 
     percentile, limits, rate = plan.objective.percentile, limits_us(plan.objective), asks.rate
     classes = by_class(asks, plan.classes, plan.objective)
 
-    def load(fleet: Fleet, rate: float, hit_ratio: float | None = None) -> Load:
-        return load_at(fleet, asks, rate, percentile, hit_ratio, classes)
+    def load(fleet: Fleet, rate: float) -> Load:
+        return load_at(fleet, asks, rate, percentile, classes=classes)
 
     room = [fleet.serving.lanes * fleet.serving.engine.kv_tokens for fleet in fleets]
     loads = [load(fleet, rate * own / sum(room)) for fleet, own in zip(fleets, room, strict=True)]
-    found = [rate_max(f, asks, percentile, limits, at.hit_ratio, classes) for f, at in zip(fleets, loads, strict=True)]
+    found = [rate_max(fleet, asks, percentile, limits, classes=classes) for fleet in fleets]
     highest = sum(most for most, _ in found)
     shares = [most / highest if highest else 1 / len(found) for most, _ in found]
     if not rate or (capped and 0 < highest < rate):
         rate = highest
     if len(fleets) > 1 or rate != asks.rate:
-        each = zip(fleets, loads, shares, strict=True)
-        loads = [load(fleet, rate * share, at.hit_ratio) for fleet, at, share in each]
+        loads = [load(fleet, rate * share) for fleet, share in zip(fleets, shares, strict=True)]
     most, bound = found[0]
     if bound is Bound.LATENCY and most:
-        near = load(fleets[0], most, loads[0].hit_ratio)
+        near = load(fleets[0], most)
         bound = binding(fleets[0], asks, near, most, plan.objective, classes)
-    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, bound)
+    off = [bands(fleet, load) for fleet, load in zip(fleets, loads, strict=True)]
+    widest = max(ttft for ttft, _ in off), max(tpot for _, tpot in off)
+    return _State(_mixed(list(zip(loads, shares, strict=True))), rate, highest, bound, widest)
 
 
 def _mixed(parts: Sequence[tuple[Load, float]]) -> Load:
@@ -182,6 +184,8 @@ def _expected(plan: Plan, hardware: Hardware, engines: Sequence[Engine], terms: 
         tpot_s=load.tpot_us / 1e6,
         ttft_band=max(engine.ttft_band for engine in engines),
         tpot_band=max(engine.tpot_band for engine in engines),
+        sums_ttft_band=state.bands[0],
+        sums_tpot_band=state.bands[1],
         output_per_s=state.rate * asks.demand.output_mean,
         requests_per_s=state.rate,
         requests_per_s_max=highest,
@@ -198,7 +202,7 @@ def _expected(plan: Plan, hardware: Hardware, engines: Sequence[Engine], terms: 
         cold_share=0.0 if cost is None else cost.cold_share,
         ways=ways(parts, needed, terms.buying, terms.prices),
         confidence=Confidence.ESTIMATED,
-        notes=[*_notes(plan, engines, load), *_cost_notes(terms, parts, cost)],
+        notes=[*_notes(plan, hardware.model, engines, asks, load), *_cost_notes(terms, parts, cost)],
         classes={
             name: ClassExpected.under(
                 plan.classes.get(name, plan.objective),
@@ -231,10 +235,11 @@ def _input_share(plan: Plan, parts: Sequence[Part], lines: Sequence[CostLine], l
     return sum(cost for name, cost in costs if name in prefill) / sum(cost for _, cost in costs)
 
 
-def _notes(plan: Plan, engines: Sequence[Engine], load: Load) -> list[str]:
+def _notes(plan: Plan, model: Model, engines: Sequence[Engine], asks: Asks, load: Load) -> list[str]:
     guessed = list(dict.fromkeys(name for pool in plan.pools for name in unmeasured(pool.layout)))
     times = dict.fromkeys(f"step times {e.step_time.label}: {e.step_time.source}" for e in engines)
     return [
+        *([too_long(model, asks.longest)] if 0 < model.context < asks.longest else []),
         *times,
         *([f"{', '.join(guessed)}: wider bands, a guess"] if guessed else []),
         f"hits {load.hit_ratio:.1%} of prompt tokens, by the hit curve at the caches' free room",

@@ -29,6 +29,7 @@ LEAD_MIN = (
 )
 LIVES, LIVES_LEAD = 6, 2.5  # the same, of the requests under way at a time
 TPOT_MAX_S = 0.2  # where a fleet cannot keep up
+BEYOND_MIN = 10  # requests beyond a percentile
 CLASS_MIN = 100  # requests of one class
 TELLING = 0.1  # sums and simulation may be as far apart before it is said
 
@@ -180,6 +181,8 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
     """With what the simulation gave; where sums gave something else, that is said."""
     expected = expected_of(plan)
     notes = [f"simulated: {done.requests:,} requests, hits {done.hit_ratio:.1%} of prompt tokens"]
+    if done.requests * (1 - plan.objective.percentile / 100) < BEYOND_MIN:
+        notes.append(f"{done.requests:,} requests tell little of a {plan.objective.percentile}th percentile")
     figures = [("TPOT", expected.tpot_s, done.tpot_s, f"{expected.tpot_s * 1e3:.3g} ms")]
     if done.at_once or done.closed:  # how fast requests come is a result
         figures += [("requests/s", expected.requests_per_s, done.requests_per_s, f"{expected.requests_per_s:.3g}")]
@@ -207,6 +210,8 @@ def confirmed(plan: Plan, done: Rehearsed) -> Plan:
         tpot_s=done.tpot_s,
         output_per_s=done.output_per_s,
         confidence=Confidence.SIMULATED,
+        sums_ttft_band=0.0,
+        sums_tpot_band=0.0,
         notes=[*notes, *expected.notes],
     )
     if keeps(plan.objective, made):  # so that much at least

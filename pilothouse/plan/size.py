@@ -12,7 +12,7 @@ from pilothouse.perf.gpus import Gpu
 from pilothouse.perf.memory import GIB, KV_BYTES, Precision, default_limits, kv_bytes_per_token
 from pilothouse.perf.models import Model
 from pilothouse.plan.document import Layout
-from pilothouse.plan.memory import UTILISATION, Held, context_bytes, held, sequences
+from pilothouse.plan.memory import UTILISATION, Held, context_bytes, held, sequences, too_long
 
 INDEX_SCALE_BYTES = 4  # beside one byte a value: the index is FP8, as vLLM keeps it
 CONTEXTS = (32_768, 131_072, 524_288)
@@ -94,7 +94,9 @@ def size(
         sessions=found,
         headroom=1 - sessions / found[0].sequences if sessions and found and found[0].sequences else None,
         refusal=_refusal(model, gpu, layout, precision, utilisation, parts) if kv_gb is None else "",
-        notes=_notes(model, gpu, layout, kv_precision, max_num_seqs, parts, state * ranks / 1e6),
+        notes=_notes(
+            model, gpu, layout, kv_precision, max_num_seqs, parts, state * ranks / 1e6, max(contexts, default=0)
+        ),
     )
 
 
@@ -123,7 +125,14 @@ def _instead(model: Model, gpu: Gpu, utilisation: float) -> str:
 
 
 def _notes(
-    model: Model, gpu: Gpu, layout: Layout, kv_precision: str, max_num_seqs: int | None, parts: Held, state_mb: float
+    model: Model,
+    gpu: Gpu,
+    layout: Layout,
+    kv_precision: str,
+    max_num_seqs: int | None,
+    parts: Held,
+    state_mb: float,
+    longest: int,
 ) -> list[str]:
     """What the sums leave out, and what is easily taken for something else."""
     notes = []
@@ -155,6 +164,8 @@ def _notes(
             f"sparse attention keeps an index of about {each:,} B a token beside the KV, which is in no figure here: "
             f"{share / (1 + share):.0%} fewer tokens fit"
         )
+    if model.context and longest > model.context:
+        notes.append(too_long(model, longest))
     if kv_precision == "fp4":
         notes.append("FP4 KV is counted with its scales: 4.5 bits a value; not every engine and GPU has it")
     if parts.kv > 0:

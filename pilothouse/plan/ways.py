@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from pilothouse.core.events import Tier
 from pilothouse.perf.acceptance import EAGLE_HEADS, PUBLISHED, Kind, available, published
-from pilothouse.perf.catalog import MODELS
 from pilothouse.perf.speculation import Method, gain
 from pilothouse.perf.storage import STORAGES, fetch_us
 from pilothouse.plan.analytic import Load
@@ -27,7 +26,6 @@ from pilothouse.plan.tiers import LEAST_GAIN
 WORTH = 1.1  # a gain below is within what published acceptance is off by
 CONTEXT_MARGIN = 1.25  # of the longest request that was seen: longer ones will come
 CONTEXT_ROUND = 4096  # tokens
-CONTEXT_SURE = 16_384  # every model of the catalogue takes as much; of longer ones the model's own limit holds
 INFINITE_TOKENS = 1e15  # more than any cache holds
 
 
@@ -55,8 +53,9 @@ class Way(Struct, frozen=True):
 
 
 def candidates_of(question: Question, stock: Stock) -> Iterator[Candidate]:
-    """For all GPUs of a kind, and for fewer within a node: an engine need not have a whole one."""
-    per_node, seen = question.gpus_per_node, list[str]()
+    """For all GPUs of a kind, and for fewer within a node: an engine need not have a whole one. What is refused for all, and
+    kept where there are fewer, is kept."""
+    per_node, found = question.gpus_per_node, dict[str, Candidate]()
     whole = stock.count if stock.count <= per_node else stock.count - stock.count % per_node
     parts = [size for size in (8, 4, 2, 1) if size < min(whole, per_node + 1)]
     asks, (prompt, ttft_s, tpot_s) = question.asks, _strictest(question)
@@ -65,12 +64,11 @@ def candidates_of(question: Question, stock: Stock) -> Iterator[Candidate]:
     )  # fmt: skip
     for gpus in (whole, *parts):
         nodes = max(1, gpus // per_node)
-        for found in candidates(question.model, stock.gpu, gpus, nodes, question.precisions, needs):
-            key = f"{found.layout} {found.precision}"
-            if key not in seen and (found.kept or gpus == whole):
-                yield found
-            if found.kept:
-                seen.append(key)
+        for way in candidates(question.model, stock.gpu, gpus, nodes, question.precisions, needs):
+            before = found.get(key := f"{way.layout} {way.precision}")
+            if gpus == whole or (way.kept and (before is None or not before.kept)):
+                found[key] = way
+    yield from found.values()
 
 
 def way_of(question: Question, stock: Stock, candidate: Candidate) -> Way:
@@ -99,9 +97,9 @@ def improved(question: Question, way: Way, load: Load) -> list[Way]:
 
 
 def _context(question: Question) -> int | None:
-    """Tokens that an engine must take; None = the model's own limit, as nobody is sure that it takes so many."""
+    """Tokens that an engine must take; None = as many as the model takes, where it is not sure that these are more."""
     wanted = ceil(question.asks.longest * CONTEXT_MARGIN / CONTEXT_ROUND) * CONTEXT_ROUND
-    return wanted if wanted <= CONTEXT_SURE and question.model.name in MODELS else None
+    return wanted if wanted <= question.model.context else None
 
 
 def _engine(question: Question, stock: Stock, pool: PoolPlan) -> Engine:

@@ -377,3 +377,22 @@ def test_a_published_mxfp4_checkpoint_takes_the_memory_that_was_measured() -> No
     model = model_of(config, "gpt-oss-120b")
     assert weight_bytes(model, Precision.FP4, padded=True) / GIB == pytest.approx(64.38, rel=0.005)
     assert (model.attention_layers, model.window_layers) == (18, 18)
+
+
+@pytest.mark.parametrize(
+    ("said", "context"),
+    [
+        ({"max_position_embeddings": 40_960}, 40_960),
+        ({"max_position_embeddings": 32_768, "rope_scaling": {"rope_type": "yarn", "factor": 4.0,
+          "original_max_position_embeddings": 32_768}}, 131_072),
+        ({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+          "original_max_position_embeddings": 8_192}}, 131_072),
+        ({}, 0),
+    ],
+)  # fmt: skip
+def test_a_model_takes_as_many_tokens_as_its_positions_reach(said: dict[str, Any], context: int) -> None:
+    config = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 100,
+        "intermediate_size": 128,
+    }  # fmt: skip
+    assert model_of(config | said, "m").context == context

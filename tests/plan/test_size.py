@@ -273,3 +273,10 @@ def test_names_that_are_known_are_listed() -> None:
     listed = told("--model", "list").output
     assert all(name in listed for name in (*MODELS, *GPUS))
     assert "--gpu: is missing" in told("--model", "qwen3-8b").output
+
+
+def test_a_context_that_the_model_does_not_take_is_told() -> None:
+    model, gpu = MODELS["Qwen/Qwen3-32B"], GPUS["h100_sxm"]
+    told = tuple(size(model, gpu, Layout(tp=2), Precision.BF16, contexts=(length,)) for length in (32_768, 131_072))
+    said = [any("40,960" in note for note in one.notes) for one in told]
+    assert said == [False, True]

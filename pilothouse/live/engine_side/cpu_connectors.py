@@ -6,6 +6,8 @@ vLLM looks the connector's class up by name in that module. It is vLLM's class, 
 for that name in other places too; only what it stands on was changed before:
 
 - NIXL's progress thread spins: one core for each engine, idle or not. Here it sleeps between two looks.
+- vLLM's side of NIXL binds whoever starts it to the machine's last core, and that is the thread that computes: of all engines,
+  which then wait for each other. Here it may run where it could before.
 - Mooncake asks for the number of the accelerator, and there is none; and its bootstrap server listens on all addresses.
 """
 
@@ -21,6 +23,7 @@ def __getattr__(name: str) -> Any:
     """The connector's class, after the change that it needs."""
     if name in ("NixlConnector", "NixlPullConnector", "NixlPushConnector"):
         calm_nixl()
+        unbind_nixl()
         return getattr(import_module(f"{CONNECTORS}.nixl"), name)
     if name == "MooncakeConnector":
         module = import_module(f"{CONNECTORS}.mooncake.mooncake_connector")
@@ -41,6 +44,22 @@ def calm_nixl() -> None:
         return agent(name, config)
 
     bindings.nixlAgent = calm_agent
+
+
+def unbind_nixl() -> None:
+    worker = import_module(f"{CONNECTORS}.nixl.base_worker").NixlBaseConnectorWorker
+    start = worker.__init__
+    if start.__name__ == "start_unbound":
+        return
+
+    def start_unbound(self: Any, *given: Any, **named: Any) -> None:
+        cores = os.sched_getaffinity(0)
+        try:
+            start(self, *given, **named)
+        finally:
+            os.sched_setaffinity(0, cores)
+
+    worker.__init__ = start_unbound
 
 
 def mend_mooncake(module: Any) -> None:

@@ -25,8 +25,7 @@ from rig.model import Shape, tiny_model
 
 SHAPE = Shape(layers=4, hidden=256, heads=4, kv_heads=2, head_size=64, feed_forward=768)
 PAIR, BOTH = "prefill + decode", "two that do both"
-POLICY = '{"like": "marginal_cost", "decider": {"type": "threshold", "uncached_tokens": 1024}}'  # longer ones are split
-STARTED_BY = {PAIR: ("--prefill=1", "--decode=1", f"--policy={POLICY}"), BOTH: ("--replicas=2",)}
+STARTED_BY = {PAIR: ("--prefill=1", "--decode=1"), BOTH: ("--replicas=2",)}
 # Prompts are computed in small parts, between which others get a token: the kindest to those who wait.
 ENGINE = ("--engine-arg=--max-num-batched-tokens=512", "--engine-arg=--max-model-len=16384")
 CHATS = ("ada", "ben")

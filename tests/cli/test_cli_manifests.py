@@ -147,6 +147,9 @@ def test_mistakes_are_named(plan: Path, arguments: list[str], said: str) -> None
         ("layout: {tp: 1}", "layout: {tp: 1}, memory_utilisation: 90", "is not between 0 and 1"),
         ("layout: {tp: 1}", "layout: {tp: 1}, tiers: {remote: 100}", "a shared store is a server of its own"),
         ("model: qwen3-8b", 'model: "/srv/a\\nb"', "printed characters"),
+        ("workload:", "policy: fastest\nworkload:", "pilothouse: policy: unknown policy 'fastest'"),
+        ("workload:", "gateway: {limits: {body: -1}}\nworkload:", "pilothouse: gateway.limits.body: "),
+        ("workload:", "gateway: {listen: '127.0.0.1:1'}\nworkload:", "gateway.listen: probes and Services go by"),
         ("pools: [{name: main, replicas: 1, gpu: h100_sxm, layout: {tp: 1}}]", "pools: []", "nothing to deploy"),
     ],
 )

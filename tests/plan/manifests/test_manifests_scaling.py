@@ -16,6 +16,7 @@ from pilothouse.core.events import Role
 from pilothouse.live.inspect import NAMES as METRICS
 from pilothouse.plan.document import Bound, Confidence, Expected
 from pilothouse.plan.manifests.ground import Ground, Scaling
+from pilothouse.plan.manifests.order import Fleet
 from pilothouse.plan.manifests.scaling import ENGINE_SERIES, GATEWAY_SERIES, query, threshold
 from pilothouse.plan.manifests.targets import render
 
@@ -70,6 +71,15 @@ def test_requests_wait_for_the_first_engine_as_long_as_it_may_take() -> None:
         (config,) = objects("single", "ConfigMap", scaling=(Scaling("main", "chat", least, 4),))
         waiting = load(config["data"]["pilothouse.yaml"]).timeouts.waiting
         assert (waiting.us > 600_000_000) == longer
+
+
+def test_other_timeouts_of_a_plan_do_not_shorten_that() -> None:
+    made = fleet("single", scaling=(Scaling("main", "chat", 0, 4),))
+    plan = replace(made.orders[0].plan, gateway={"timeouts": {"connect": "1s"}})
+    files = render(Fleet((replace(made.orders[0], plan=plan),)), "kubernetes")
+    (config,) = [e for f in files for e in yaml.safe_load_all(f.text) if e.get("kind") == "ConfigMap"]
+    timeouts = load(config["data"]["pilothouse.yaml"]).timeouts
+    assert timeouts.waiting.us > 600_000_000 and timeouts.connect.us == 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def _without(ground: Ground) -> Iterator[tuple[str, Ground]]:
     for field, option in OPTIONS.items():
         if getattr(ground, field) != getattr(PLAIN, field):
             yield option, replace(ground, **{field: getattr(PLAIN, field)})
+    for i, scaling in enumerate(ground.scaling):
+        if scaling.requests:
+            less = (*ground.scaling[:i], replace(scaling, requests=0), *ground.scaling[i + 1 :])
+            yield f"--scale {scaling.pool}: @{scaling.requests}", replace(ground, scaling=less)
     for role in Images.roles():
         field, image = role.replace("-", "_"), Images().of(role)
         if ground.images.of(role) != image:
@@ -52,8 +56,8 @@ def _without(ground: Ground) -> Iterator[tuple[str, Ground]]:
     for i, site in enumerate(ground.sites):
         where = f"--site {site.name}"
         yield where, replace(ground, sites=(*ground.sites[:i], *ground.sites[i + 1 :]))
-        for said, less in _site_without(site):
-            yield f"{where}: {said}", replace(ground, sites=(*ground.sites[:i], less, *ground.sites[i + 1 :]))
+        for said, plainer in _site_without(site):
+            yield f"{where}: {said}", replace(ground, sites=(*ground.sites[:i], plainer, *ground.sites[i + 1 :]))
 
 
 def _site_without(site: Site) -> Iterator[tuple[str, Site]]:

@@ -48,7 +48,7 @@ def problems(fleet: Fleet) -> list[Problem]:
             found.append(Problem("name", f"{plans.count(name)} plans are called {name}: objects are named after them"))
     if len({str(order.plan.policy) for order in fleet.orders}) > 1:
         found.append(Problem("policy", "differs between the plans, and one gateway has one"))
-    return [*found, *chain(_scaling(fleet.ground, names), _ground(fleet.ground, names))]
+    return list(dict.fromkeys([*found, *chain(_scaling(fleet.ground, names), _ground(fleet.ground, names))]))
 
 
 def _of_order(order: Order) -> Iterator[Problem]:

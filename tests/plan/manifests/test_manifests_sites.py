@@ -10,7 +10,7 @@ import yaml
 from manifest_plans import DIGEST, NAMES, fleet, refused, weights
 
 from pilothouse.core.errors import ConfigError
-from pilothouse.plan.manifests.ground import Site
+from pilothouse.plan.manifests.ground import Scaling, Site
 from pilothouse.plan.manifests.idle import idle
 from pilothouse.plan.manifests.images import Images
 from pilothouse.plan.manifests.sites import read_sites
@@ -131,6 +131,8 @@ def test_a_site_that_cannot_be_is_refused(wrong: Site, said: str) -> None:
         ({"gateway": "own"}, "llm-d", []),
         ({"images": Images(engine=f"x@{DIGEST}", sidecar=f"y@{DIGEST}")}, "kserve", ["--image sidecar"]),
         ({"sites": (Site(name="east"),)}, "compose", ["--site east"]),
+        ({"scaling": (Scaling("main", "chat", 1, 4, 3),)}, "kserve", ["--scale main: @3"]),
+        ({"scaling": (Scaling("main", "chat", 1, 4, 3),)}, "kubernetes", []),
         (
             {"sites": (Site(name="east", storage_class="fast", node_labels={"rack": "a"}),)},
             "kubernetes",

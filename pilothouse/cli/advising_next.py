@@ -1,5 +1,6 @@
 """advise next: what a fleet's own figures call for; one change, its numbers, how to verify it and how to roll it back."""
 
+import re
 import urllib.request
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def _observed(asked: Asked) -> Observed:
     """Reports by themselves, or beside one fleet in service: then they say what more replicas gain."""
     reports = [Path(source) for source in asked.sources if Path(source).is_file()]
     others = [source for source in asked.sources if not Path(source).is_file()]
+    if gone := [source for source in others if source.endswith(".json") and not Path(source).exists()]:
+        raise ConfigError([Problem("SOURCE", f"{source} does not exist") for source in gone])
     if not others:
         return reading.of_reports(reports, asked.replicas, asked.objectives, asked.tenants)
     if len(others) > 1:
@@ -70,7 +73,7 @@ def _in_service(asked: Asked, source: str) -> Observed:
     if path.is_dir() and segments(path):
         return reading.of_journal(path, asked.objectives, asked.tenants, asked.label)
     source = source.removeprefix("http://").rstrip("/")
-    if path.exists() or ":" not in source:
+    if path.exists() or not re.fullmatch(r".+:\d{1,5}", source):
         raise ConfigError([Problem("SOURCE", f"{source} is none of these: {KINDS}")])
     try:
         status = ask_gateway(source, "/status")

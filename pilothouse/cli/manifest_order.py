@@ -14,7 +14,7 @@ from pilothouse.plan.manifests.images import Images
 from pilothouse.plan.manifests.order import Adapter, Fleet, Order, Weights, spelled
 from pilothouse.plan.manifests.sites import read_sites
 
-SCALE = re.compile(r"([^:]+):(\d{1,4})-(\d{1,4})(?:@(\d{1,6}))?")
+SCALE = re.compile(r"([^:]+):(\d{1,4})-(\d{1,4})(?:@([1-9]\d{0,5}))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pilothouse.cli.manifest_order import Said, fleet_of
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.plan.manifests.checking import KUSTOMIZATION, check
 from pilothouse.plan.manifests.files import File
+from pilothouse.plan.manifests.idle import idle
 from pilothouse.plan.manifests.images import UNFILLED, Images
 from pilothouse.plan.manifests.needs import needs
 from pilothouse.plan.manifests.order import Fleet
@@ -30,10 +31,10 @@ class Asked:
 
 
 def manifests(asked: Asked) -> None:
-    paths = [path for source in asked.sources for path in _plans_of(source)]
-    if not paths:
-        for source in asked.sources:
-            _check(source)
+    plans = {source: _plans_of(source) for source in asked.sources}
+    paths = [path for found in plans.values() for path in found]
+    if folders := [source for source, found in plans.items() if not found]:
+        _check_alone(folders, asked, bool(paths))
         return
     if asked.target not in TARGETS:
         raise ConfigError([Problem("--target", f"{asked.target!r} is none of {', '.join(TARGETS)}")])
@@ -51,7 +52,19 @@ def _plans_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     inside = sorted(source.glob("*.yaml"))
-    return inside if inside and all(holds_plans(path) for path in inside) else []
+    held = [path for path in inside if holds_plans(path)]
+    if held and held != inside:
+        others = ", ".join(path.name for path in inside if path not in held)
+        raise ConfigError([Problem(str(source), f"holds plans, and what is none: {others}. Name the plans' files")])
+    return held
+
+
+def _check_alone(folders: list[Path], asked: Asked, with_plans: bool) -> None:
+    if with_plans or asked.out is not None:
+        what = "holds no plans, so it is checked; that goes without plans, and without -o"
+        raise ConfigError([Problem(str(folder), what) for folder in folders])
+    for folder in folders:
+        _check(folder)
 
 
 def _check(folder: Path) -> None:
@@ -80,7 +93,7 @@ def _write(files: list[File], out: Path, force: bool) -> None:
 
 def _remind(fleet: Fleet, files: list[File], asked: Asked) -> None:
     """What is still to be done by whoever deploys it."""
-    for line in needs(fleet, files):
+    for line in [*needs(fleet, files), *idle(fleet, asked.target, files)]:
         typer.echo(f"pilothouse: {line}", err=True)
     text = "".join(file.text for file in files)
     missing = [role for role in Images.roles() if f": {Images().of(role)}\n" in text]

@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +209,19 @@ def ask_gateway(control: str, path: str) -> Any:
         with opener.open(f"http://{control}{path}", timeout=ASK_TIMEOUT_S) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        raise PilothouseError(f"{control}{path}: {json.load(error).get('error', error.reason)}") from None
-    except (OSError, ValueError) as error:
+        raise PilothouseError(f"{control}{path}: {_refusal(error)}") from None
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)  # of urllib's own wrapper
         why = (reason.strerror or reason) if isinstance(reason, OSError) else reason
         raise PilothouseError(f"no gateway answers at {control} ({why}); is one running, is --control right?") from None
+
+
+def _refusal(error: urllib.error.HTTPError) -> object:
+    """A gateway says why in JSON; what else listens there may say anything."""
+    try:
+        return json.load(error).get("error", error.reason)
+    except (OSError, ValueError, AttributeError):
+        return f"{error.code} {error.reason}"
 
 
 def _table(*columns: str) -> Table:

@@ -25,6 +25,10 @@ LOW = (
 OFTEN = 0.9  # of the time: what is so more often is called stable
 FAILED_MAX = 0.01  # of the requests: beyond, the figures are of those that got through
 CACHE_AWARE = ("marginal_cost", "cache_and_load")  # policies that know what engines hold
+SHORT = (
+    "no step of this path, though the fleet does not do what is asked of it: more or faster engines, or less asked of them; "
+    "`pilothouse plan` says how many"
+)
 
 
 class State(StrEnum):
@@ -70,7 +74,14 @@ def advise(seen: Observed, baseline_s: float = BASELINE_S) -> Advice:
     doing = DOING[step]
     verify = doing.verify.format(source=seen.asked)
     notes = [*_warnings(seen), *seen.notes]
-    return Advice(seen.source, seen.label, step, numbers, doing.change, verify, doing.roll_back, checks, notes)
+    change = SHORT if first is None and _is_short(seen) else doing.change
+    return Advice(seen.source, seen.label, step, numbers, change, verify, doing.roll_back, checks, notes)
+
+
+def _is_short(seen: Observed) -> bool:
+    """Something is not as it should be, whether or not a step of the path mends it."""
+    strains = [phase.strain for phase in (seen.ttft, seen.tpot) if phase is not None]
+    return bool(seen.overload) or any(strain is not None and strain > 1 for strain in strains)
 
 
 def _warnings(seen: Observed) -> list[str]:
@@ -113,7 +124,7 @@ def _routing(seen: Observed) -> Check:
     if found.gain >= GAIN_MIN * found.replicas:
         return Check(step, State.NOT, numbers)
     if not found.saturated:
-        missing = "the same at a higher load: they served nearly all that was offered, so this is not their limit"
+        missing = "the same at a higher load: they kept up with what was asked, so this is not their limit"
         return Check(step, State.UNKNOWN, numbers, missing=missing)
     untold = "reports do not say how it is routed: if by marginal_cost already, name the gateway as well to be told"
     return Check(step, State.APPLIES, numbers, untold if seen.policy is None else "")
@@ -128,10 +139,14 @@ def _disaggregate(seen: Observed) -> Check:
         return Check(step, State.UNKNOWN, numbers, missing=missing)
     for name, phase, unit in (("TTFT", seen.ttft, "prefill"), ("TPOT", seen.tpot, "decode")):
         limit = "" if phase.limit_s is None else f" of {_time(phase.limit_s)} allowed"
-        numbers.append(f"{name} p90 {_time(phase.p90_s)}{limit} ({unit})")
+        near = "" if phase.within_s is None else f", between {_time(phase.within_s[0])} and {_time(phase.within_s[1])},"
+        numbers.append(f"{name} p90 {_time(phase.p90_s)}{near}{limit} ({unit})")
     prefill, decode = seen.ttft.strain, seen.tpot.strain
-    if prefill is None or decode is None:
+    if seen.ttft.limit_s is None or seen.tpot.limit_s is None:
         return Check(step, State.UNKNOWN, numbers, missing="both objectives: --objectives ttft=2s,tpot=50ms")
+    if prefill is None or decode is None:
+        missing = "on which side of its objective the percentile lies: a journal has each request's times"
+        return Check(step, State.UNKNOWN, numbers, missing=missing)
     if seen.split is not None:
         numbers.append(f"estimate for this load: {seen.split.verdict} [Estimated]")
     if prefill <= 1 and decode <= 1:
@@ -155,10 +170,8 @@ def _speculate(seen: Observed) -> Check:
         missing = "requests running per engine: a journal, a gateway, or --replicas of a report"
         return Check(step, State.UNKNOWN, [], missing=missing)
     mean, p90 = seen.concurrency.mean, seen.concurrency.p90
-    at_p90 = "" if p90 is None else f", {p90:.3g} at p90"
-    numbers = [
-        f"{mean:.3g} requests run on an engine in the mean{at_p90}; low is up to {LOW:g}, {OFTEN:.0%} of the time"
-    ]
+    where = " in the mean" if p90 is None else f" that is not idle in the mean, {p90:.3g} at p90"
+    numbers = [f"{mean:.3g} requests run on an engine{where}; low is up to {LOW:g}, {OFTEN:.0%} of the time"]
     if mean > LOW or (p90 is not None and p90 > LOW):
         return Check(step, State.NOT, numbers)
     if p90 is None and mean > (1 - OFTEN) * LOW:

@@ -21,18 +21,21 @@ class Phase(Struct, frozen=True):
 
     p90_s: float
     limit_s: float | None
+    within_s: tuple[float, float] | None = None  # where it lies, if no more is known: a histogram's bucket
 
     @property
     def strain(self) -> float | None:
-        """1 = just as asked for."""
-        return None if self.limit_s is None else self.p90_s / self.limit_s
+        """1 = just as asked for; None = nothing was asked for, or it is not known on which side of that it lies."""
+        if self.limit_s is None or (self.within_s and self.within_s[0] < self.limit_s < self.within_s[1]):
+            return None
+        return self.p90_s / self.limit_s
 
 
 class Concurrency(Struct, frozen=True):
     """Requests that run at a time on one engine."""
 
     mean: float
-    p90: float | None  # over samples; None = only the mean is known
+    p90: float | None  # both over samples of engines that are not idle; None = only the mean of all time is known
 
 
 class Split(Struct, frozen=True):

@@ -16,13 +16,14 @@ from pilothouse.journal.day import CANCELLED, Day, Engine, read_day
 from pilothouse.plan.growth import SATURATED
 from pilothouse.plan.growth_facts import Concurrency, Observed, Phase, Scaling
 from pilothouse.report import files
-from pilothouse.workload.outcomes import Objectives, Run, StageRun, Summary, percentile, spread
+from pilothouse.workload.outcomes import Moment, Objectives, Run, StageRun, percentile, spread
 
 TTFT = "pilothouse_time_to_first_token_seconds"
 GAP = "pilothouse_inter_token_latency_seconds"
 REQUESTS = "pilothouse_requests_total"
 FAILED = ("failed", "refused", "rejected")  # outcomes of requests that were not served
 QUEUED_MIN = 0.5  # of the time: more than bursts explain
+SLOWED = 1.25  # times as long take the later half's requests where queues grow; filling up takes less. A judgement
 TOTAL = "pilothouse_request_duration_seconds"
 
 
@@ -62,7 +63,12 @@ def _policy(day: Day) -> str | None:
 
 
 def _running(engines: Sequence[Engine]) -> Concurrency | None:
-    values = sorted(float(report.running) for engine in engines for report in engine.reports)
+    return _sampled([report.running for engine in engines for report in engine.reports])
+
+
+def _sampled(running: Sequence[int]) -> Concurrency | None:
+    """An idle engine says nothing of how many run at a time when some do."""
+    values = sorted(float(count) for count in running if count)
     return Concurrency(fmean(values), percentile(values, 0.9)) if values else None
 
 
@@ -106,7 +112,7 @@ def of_reports(paths: Sequence[Path], replicas: Sequence[int], limits: Objective
         source=", ".join(path.name for path in paths), label=now.label, is_service=False,
         seconds=sum(stage.summary.seconds for stage in stages),
         requests=sum(stage.summary.requests - stage.summary.refused for stage in stages),
-        failed=sum(stage.summary.refused for stage in stages), overload=_overload(summary),
+        failed=sum(stage.summary.refused for stage in stages), overload=_overload(top),
         engines=count or None, policy=policy, hit_ratio=summary.hit_ratio, scaling=_scaling(runs, counts),
         ttft=Phase(summary.ttft.p90, _seconds(limits.ttft_us)), tpot=Phase(summary.tpot.p90, _seconds(limits.tpot_us)),
         concurrency=_concurrent(top, count), tenants=tenants or own or None, notes=notes,
@@ -134,10 +140,29 @@ def _said(paths: Sequence[Path], runs: Sequence[Run]) -> list[str]:
     return notes + ([f"reports are of different kinds: {', '.join(labels)}"] if len(labels) > 1 else [])
 
 
-def _overload(summary: Summary) -> str:
-    if summary.achieved_rate >= SATURATED * summary.offered_rate:
+def _overload(stage: StageRun) -> str:
+    summary = stage.summary
+    if not _falls_behind(stage):
         return ""
     return f"{summary.achieved_rate:.3g} of {summary.offered_rate:.3g} requests/s were served"
+
+
+def _falls_behind(stage: StageRun) -> bool:
+    """Less is served than offered, and who comes later takes longer: the first alone may be the drain, or later turns."""
+    if stage.summary.achieved_rate >= SATURATED * stage.summary.offered_rate:
+        return False
+    sent = [moment for moment in stage.timeline if moment.sent]
+    if len(sent) < 2:
+        return True
+    tokens = stage.summary.output_per_second * stage.summary.seconds / max(1, stage.summary.requests)
+    early, late = (_taken_s(part, tokens) for part in (sent[: len(sent) // 2], sent[len(sent) // 2 :]))
+    return late >= SLOWED * early
+
+
+def _taken_s(moments: Sequence[Moment], tokens: float) -> float:
+    """Mean time of an answer of so many tokens."""
+    times = (moment.sent * (moment.ttft.mean + moment.tpot.mean * tokens) for moment in moments)
+    return sum(times) / sum(moment.sent for moment in moments)
 
 
 def _only_run(path: Path) -> Run:
@@ -163,16 +188,15 @@ def _scaling(runs: Sequence[Run], counts: Sequence[int]) -> Scaling | None:
     if one is None or not many:
         return None
     count, other = many[-1]
-    tops = [_busiest(run).summary for run in (one, other)]
-    full = all(top.achieved_rate < SATURATED * top.offered_rate or not top.offered_rate for top in tops)
-    return Scaling(tops[0].output_per_second, tops[1].output_per_second, count, full)
+    tops = [_busiest(run) for run in (one, other)]
+    full = all(_falls_behind(top) or not top.summary.offered_rate for top in tops)
+    return Scaling(tops[0].summary.output_per_second, tops[1].summary.output_per_second, count, full)
 
 
 def _concurrent(stage: StageRun, replicas: int) -> Concurrency | None:
     """By samples, else by Little's law: rate x time = requests in the system."""
-    values = sorted(float(sample.running) for sample in stage.replicas)
-    if values:
-        return Concurrency(fmean(values), percentile(values, 0.9))
+    if sampled := _sampled([sample.running for sample in stage.replicas]):
+        return sampled
     return Concurrency(stage.summary.achieved_rate * stage.summary.e2e.mean / replicas, None) if replicas else None
 
 
@@ -229,6 +253,6 @@ def _bucketed(counts: Mapping[float, float], limit_us: int | None) -> Phase | No
             inside = counts[edge] - below
             share = (0.9 * total - below) / inside if inside else 1.0
             value = low if edge == float("inf") else low + (edge - low) * share
-            return Phase(value, _seconds(limit_us))
+            return Phase(value, _seconds(limit_us), (low, edge) if edge < float("inf") else None)
         low, below = edge, counts[edge]
     return None

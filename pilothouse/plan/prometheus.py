@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 from msgspec import Struct
@@ -119,31 +120,24 @@ class _Server:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def now(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """(labels, value) of each series."""
-        return [(row["metric"], float(row["value"][1])) for row in self._ask("query", {"query": query})]
+        """(labels, value) of each series that has one: NaN is none."""
+        rows = [(row["metric"], float(row["value"][1])) for row in self._ask("query", {"query": query}, "vector")]
+        return [(labels, value) for labels, value in rows if isfinite(value)]
 
     def over(self, query: str, step_s: int) -> list[float]:
         """Of one series, at each step within the window at which there is something."""
-        end = float(self._ask_scalar("time()"))
+        end = float(self._ask("query", {"query": "time()"}, "scalar")[1])
         words = {
             "query": query,
             "start": f"{end - self.window_s + step_s:.3f}",
             "end": f"{end:.3f}",
             "step": str(step_s),
         }
-        rows = self._ask("query_range", words)
-        return [float(value) for _, value in rows[0]["values"]] if rows else []
+        rows = self._ask("query_range", words, "matrix")
+        values = [float(value) for _, value in rows[0]["values"]] if rows else []
+        return [value if isfinite(value) else 0.0 for value in values]  # NaN: nothing was there to tell a rate of
 
-    def _ask_scalar(self, query: str) -> str:
-        found = self._data("query", {"query": query})["result"]
-        return str(found[1])
-
-    def _ask(self, path: str, words: Mapping[str, str]) -> list[dict[str, Any]]:
-        found = self._data(path, words)["result"]
-        assert isinstance(found, list)
-        return found
-
-    def _data(self, path: str, words: Mapping[str, str]) -> dict[str, Any]:
+    def _ask(self, path: str, words: Mapping[str, str], kind: str) -> Any:
         asked = f"{self.url}/api/v1/{path}"
         try:
             with self._open(asked, urllib.parse.urlencode(words).encode(), timeout=TIMEOUT_S) as response:
@@ -157,9 +151,8 @@ class _Server:
             raise PilothouseError(f"{asked}: the answer is longer than {BYTES_MAX >> 20} MiB; ask for a shorter window")
         try:
             answer = json.loads(text)
-            assert answer["status"] == "success"
-            found: dict[str, Any] = answer["data"]
-            return found
+            assert answer["status"] == "success" and answer["data"]["resultType"] == kind
+            return answer["data"]["result"]
         except (ValueError, KeyError, TypeError, AssertionError):
             raise PilothouseError(f"{asked} does not answer as Prometheus does; is the address right?") from None
 
@@ -189,7 +182,7 @@ class _Told(Struct, frozen=True):
         mean = self._increase(f"{name}_sum") / max(1.0, self._increase(f"{name}_count"))
         query = f"sum by (le) (increase({self._series(name + '_bucket')}[{self.server.window_s}s]))"
         counts = {float(labels["le"]): value for labels, value in self.server.now(query)}
-        if not counts or mean < 1:
+        if len(counts) < 2 or mean < 1:
             raise PilothouseError(f"{self.server.url}: there is no {name}_bucket of {self.model} within the window")
         return Listed(of_histogram(counts, mean))
 

@@ -147,6 +147,9 @@ def test_mistakes_are_named(plan: Path, arguments: list[str], said: str) -> None
         ("layout: {tp: 1}", "layout: {tp: 1}, memory_utilisation: 90", "Expected `float` <= 1"),
         ("layout: {tp: 1}", "layout: {tp: 1}, tiers: {remote: 100}", "a shared store is a server of its own"),
         ("model: qwen3-8b", 'model: "/srv/a\\nb"', "printed characters"),
+        ("workload:", "policy: fastest\nworkload:", "pilothouse: policy: unknown policy 'fastest'"),
+        ("workload:", "gateway: {limits: {body: -1}}\nworkload:", "pilothouse: gateway.limits.body: "),
+        ("workload:", "gateway: {listen: '127.0.0.1:1'}\nworkload:", "gateway.listen: probes and Services go by"),
         ("pools: [{name: main, replicas: 1, gpu: h100_sxm, layout: {tp: 1}}]", "pools: []", "nothing to deploy"),
     ],
 )
@@ -178,3 +181,16 @@ def test_a_broken_plan_is_refused_with_every_place(plan: Path) -> None:
     plan.write_text(PLAN.replace("tp: 1", "tq: 1").replace("ttft_s: 1.0", "ttft_s: soon"))
     told = run(plan).output
     assert "pools[0].layout.tq: unknown field" in told and "objective.ttft_s" in told
+
+
+def test_nothing_that_was_named_is_passed_over(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(plan, "-o", out)
+    for arguments in ([plan, out], [out, "-o", tmp_path / "other"]):
+        told = run(*arguments)
+        assert told.exit_code == 2 and f"{out}: holds no plans, so it is checked" in told.output
+    (tmp_path / "load.yaml").write_text("kind: chat")
+    told = run(tmp_path, "-o", out)
+    assert told.exit_code == 2 and "holds plans, and what is none: load.yaml" in told.output
+    assert "published on every interface" in run(plan, "--target", "vllm").output
+    assert "--host changes nothing in what kubernetes writes" in run(plan, "--host", "10.0.0.1").output

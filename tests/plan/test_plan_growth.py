@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pilothouse import build
 from pilothouse.cli import app
 from pilothouse.config.scenario_load import scenario_from_data
-from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken
+from pilothouse.core.events import Arrived, EndpointGone, EndpointSeen, Finished, FirstToken, LoadReported
 from pilothouse.core.units import EndpointId, Micros, RequestId
 from pilothouse.journal.log import Writer
 from pilothouse.plan.growth import BASELINE_S, GAIN_MIN, LOW, REQUESTS_MIN, Advice, State, advise
@@ -162,6 +162,18 @@ def test_engines_that_go_with_the_gateway_count_and_those_before_do_not(tmp_path
     assert found.concurrency is None and found.notes == ["in no figure: engines that left, 1"]
 
 
+def test_idle_engines_are_not_what_is_called_few_requests(tmp_path: Path) -> None:
+    journal = Writer(tmp_path, 1 << 20, 1 << 30, {}, {"like": "round_robin"})
+    journal.rotate(b"")
+    engine = EndpointId("a")
+    journal.append(EndpointSeen(Micros(0), engine, "http://a", "p", ["m"]), [])
+    for second in range(100):
+        running = 50 if second % 20 == 0 else 0
+        journal.append(LoadReported(Micros(second * 1_000_000), engine, running, 0, 0.1), [])
+    journal.close()
+    assert of_journal(tmp_path, Objectives(), None).concurrency == Concurrency(50.0, 50.0)
+
+
 def test_a_split_is_estimated_where_hardware_is_named(tmp_path: Path) -> None:
     record(tmp_path / "day", conversations(30))
     asked = [str(tmp_path / "day"), "--objectives", "ttft=1us,tpot=10s", "--model", "qwen3-8b", "--gpu", "h100"]
@@ -204,6 +216,29 @@ def test_reports_of_one_and_two_replicas_show_what_the_second_is_worth(tmp_path:
     assert told.numbers == routing.numbers
 
 
+def conversing(path: Path, replicas: int, per_second: float) -> str:
+    """Turns that come after the stage has ended make less served than offered, whatever engines bear."""
+    workload = {
+        "kind": "chat", "stages": [{"rate": per_second, "duration": "2m"}], "system_prompts": 1, "system_tokens": 100,
+        "turns": 6, "user_tokens": 1500, "output_tokens": 100, "think": "5s",
+    }  # fmt: skip
+    pools = [{"model": "qwen3-32b", "gpu": "h100", "tp": 2, "replicas": replicas}]
+    data = {"pools": pools, "workload": workload, "policies": ["round_robin"]}
+    ready = scenario_from_data(data, "t", path.parent)
+    save(Saved([build.simulated(ready.scenario, ready.recipe.make(1, 1.0), "round_robin", 1.0, 1)]), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("per_second", "state"), [(0.1, State.UNKNOWN), (0.8, State.APPLIES)])
+def test_only_what_one_replica_cannot_carry_tells_what_two_gain(
+    tmp_path: Path, per_second: float, state: State
+) -> None:
+    one, two = (conversing(tmp_path / f"{count}.json", count, per_second) for count in (1, 2))
+    stage = read(Path(one)).runs[0].stages[0].summary
+    assert stage.achieved_rate < 0.95 * stage.offered_rate
+    assert invoked(one, two).checks[1].state is state
+
+
 METRICS = """# TYPE process_start_time_seconds gauge
 process_start_time_seconds 1.7e9
 # TYPE pilothouse_prompt_tokens_total counter
@@ -240,10 +275,15 @@ def gateway() -> Iterator[str]:
 def test_a_running_gateway_is_asked(gateway: str) -> None:
     advice = invoked(gateway, "--objectives", "ttft=1s,tpot=100ms")
     assert advice.step is Step.DISAGGREGATE
-    assert advice.numbers[0] == "TTFT p90 1.50 s of 1.00 s allowed (prefill)"
+    assert advice.numbers[0] == "TTFT p90 1.50 s, between 1.00 s and 2.00 s, of 1.00 s allowed (prefill)"
     assert "25.0% of prompt tokens" in " ".join(advice.checks[1].numbers)
     assert advice.checks[3].numbers[0].startswith("1.16 requests run on an engine")  # 200,000 s / 86,400 s / 2 engines
     assert invoked(gateway).step is Step.NOTHING
+
+
+def test_an_objective_within_a_bucket_is_neither_met_nor_missed(gateway: str) -> None:
+    advice = invoked(gateway, "--objectives", "ttft=1200ms,tpot=100ms")
+    assert advice.step is Step.NOTHING and "on which side" in advice.checks[2].missing
 
 
 def test_the_advice_reads_as_one_thing_to_do(gateway: str) -> None:
@@ -270,6 +310,13 @@ def test_failures_are_told_before_anything_else() -> None:
     assert not advise(seen(failed=5)).notes
 
 
+def test_nothing_on_the_path_is_not_told_as_all_is_well() -> None:
+    for known in ({"overload": "half was served"}, {"ttft": MISSED, "tpot": MISSED}):
+        advice = advise(seen(**known))
+        assert advice.step is Step.NOTHING and "no step of this path" in advice.change, known
+    assert "no figure calls" in advise(QUIET).change
+
+
 def test_reports_that_may_be_of_different_workloads_are_told_apart(tmp_path: Path) -> None:
     one, two = report(tmp_path / "one.json", 1, "round_robin"), report(tmp_path / "two.json", 2, "round_robin")
     run = msgspec.structs.replace(read(Path(two)).runs[0], scenario="another")
@@ -282,6 +329,9 @@ def test_reports_that_may_be_of_different_workloads_are_told_apart(tmp_path: Pat
     ("words", "complaint"),
     [
         (["nothing-here"], "SOURCE: nothing-here is none of these"),
+        (["one.json"], "SOURCE: one.json does not exist"),
+        (["a:1", "two.json"], "SOURCE: two.json does not exist"),
+        (["a:b"], "SOURCE: a:b is none of these"),
         (["a:1", "b:2"], "SOURCE: a:1 and b:2 are two"),
         (["127.0.0.1:9"], "no gateway answers at 127.0.0.1:9"),
         (["x", "--baseline", "long"], "--baseline: 'long' is not a duration"),
@@ -293,6 +343,13 @@ def test_reports_that_may_be_of_different_workloads_are_told_apart(tmp_path: Pat
 def test_what_is_wrong_is_named(words: list[str], complaint: str) -> None:
     said = runner.invoke(app, ["advise", "next", *words])
     assert said.exit_code != 0 and complaint in said.output, said.output
+
+
+def test_what_is_no_gateway_is_told_so() -> None:
+    with control_address({"/status": "<html>"}, DATE) as address:
+        for control in (address, "127.0.0.1:port"):
+            said = runner.invoke(app, ["status", "--control", control])
+            assert said.exit_code and "no gateway answers at" in said.output, said.output
 
 
 def test_reports_must_be_one_run_each_with_one_count_each(tmp_path: Path) -> None:

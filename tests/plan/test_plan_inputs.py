@@ -1,5 +1,6 @@
 """What a plan can be made from beside files: lengths in words, a day's shape, a fleet that Prometheus knows."""
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +23,7 @@ from pilothouse.workload.lengths import Length, Listed, Lognormal, sigma_of
 from pilothouse.workload.outcomes import percentile
 from pilothouse.workload.profile import describe
 from pilothouse.workload.requests import Workload
+from tests.plan.control import control_address
 from tests.plan.prometheus import Series
 from tests.plan.prometheus import prometheus as server
 from tests.plan.test_plan_classes import ASKS, QUESTION
@@ -241,6 +243,17 @@ def test_a_fleet_becomes_a_workload() -> None:
     )
 
 
+def test_what_prometheus_has_no_number_for_counts_as_nothing() -> None:
+    nan = float("nan")
+    unknown = FLEET | {"prefix_cache_queries": [({}, nan)]}
+    with server(unknown, [8.0, nan, 8.0]) as (url, _):
+        data, notes = prometheus.read(Wanted(url, window="3h"))
+    assert data["day"] == [1.0, 0.0, 1.0] and "shared_ratio" not in data and "caches found nothing" in notes[2]
+    lost = {"request_prompt_tokens_bucket": [(labels, nan) for labels, _ in histogram(PROMPTS)]}
+    with server(lost | FLEET | lost, [8.0]) as (url, _), pytest.raises(PilothouseError, match="there is no vllm:"):
+        prometheus.read(Wanted(url))
+
+
 def test_a_gateway_alone_tells_means() -> None:
     found: dict[str, Series] = {
         "pilothouse_requests": [({"model": "m"}, 100.0)],
@@ -277,6 +290,12 @@ def test_what_prometheus_lacks_is_said(
 def test_what_is_no_prometheus_is_said() -> None:
     with pytest.raises(PilothouseError, match=r"no Prometheus answers at http://127\.0\.0\.1:9"):
         prometheus.read(Wanted("http://127.0.0.1:9"))
+    said, other = (
+        "does not answer as Prometheus does",
+        {"/api/v1/query": json.dumps({"status": "success", "data": None})},
+    )
+    with control_address(other, "") as address, pytest.raises(PilothouseError, match=said):
+        prometheus.read(Wanted(f"http://{address}"))
     with pytest.raises(ConfigError, match="has no address"):
         prometheus.address("prometheus:localhost:9090")
     assert prometheus.address("prometheus:http:/a:1/x/") == "http://a:1/x"  # a path of the file system

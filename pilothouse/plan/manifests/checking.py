@@ -36,23 +36,50 @@ def check(folder: Path) -> list[Problem]:
             found += _gateway(text, where)
             continue
         for document in documents:
-            found += image_problems(document, where)
             if not isinstance(document, dict):
                 found.append(Problem(where, "is not an object, nor several"))
             elif path.name == KUSTOMIZATION:
                 overlays.append((path, document))
-            elif "kind" in document:
-                if isinstance(document.get("metadata"), dict) and "name" in document["metadata"]:
-                    objects.append(document)
-                else:
-                    found.append(Problem(where, f"{document['kind']} without metadata.name"))
+            elif "kind" not in document:
+                found += image_problems(document, where)
+            elif why_not := _nameless(document):
+                found.append(Problem(where, why_not))
+            else:
+                found += _of_object(document, where)
+                objects.append(document)
     named = {(each["kind"], each["metadata"]["name"]) for each in objects}
+    found += _twice(objects)
     for path, document in overlays:
         found += _overlay(document, path.parent, str(path.relative_to(folder)), named)
     try:
         return [*found, *(problem for each in objects for problem in webhook_problems(each)), *references(objects)]
     except (KeyError, TypeError, AttributeError) as error:
         return [*found, Problem(str(folder), f"an object is not shaped as its kind is ({error}): ask the cluster")]
+
+
+def _nameless(document: Object) -> str:
+    """Why it is no object that others can name."""
+    kind, meta = document["kind"], document.get("metadata")
+    if not isinstance(kind, str):
+        return f"{kind!r} is no kind"
+    named = isinstance(meta, dict) and isinstance(meta.get("name"), str)
+    return "" if named else f"{kind} without metadata.name"
+
+
+def _of_object(document: Object, where: str) -> Iterator[Problem]:
+    """Its images; and the gateway's configuration, where it holds that."""
+    named = f"{where}: {document['kind']} {document['metadata']['name']}"
+    yield from image_problems(document, named)
+    data = document.get("data")
+    if document["kind"] == "ConfigMap" and isinstance(data, dict) and isinstance(data.get(PATH), str):
+        yield from _gateway(data[PATH], f"{named}: {PATH}")
+
+
+def _twice(objects: list[Object]) -> Iterator[Problem]:
+    names = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    for kind, name in dict.fromkeys(names):
+        if names.count((kind, name)) > 1:
+            yield Problem(f"{kind} {name}", f"is there {names.count((kind, name))} times: the last one would win")
 
 
 def _gateway(text: str, where: str) -> list[Problem]:

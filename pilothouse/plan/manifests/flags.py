@@ -3,19 +3,22 @@
     words(order, pool, Place())      -> what follows `vllm serve MODEL`
     variables(pool, Place())         -> its environment
 
-What a pool's `engine_args` say wins over what is made here, and no flag appears twice.
+What a pool's `engine_args` say wins over what is made here, and no flag appears twice. Refused are those that probes, Services,
+GPUs or the gateway's configuration would not follow.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
 
 from pilothouse.core.errors import Problem
 from pilothouse.core.events import Role
-from pilothouse.live.launch_command import Option, merge, split_options
+from pilothouse.live.launch_command import Option, merge, name_of, split_options
 from pilothouse.live.launch_connector import LEASE_S, LOOPBACK, Side, transfer_config, transfer_variables
-from pilothouse.plan.document import PoolPlan
+from pilothouse.perf.memory import Precision
+from pilothouse.plan.document import Layout, PoolPlan
 from pilothouse.plan.manifests.order import Order, Weights, nodes
 
 HTTP, EXCHANGE, EVENTS, REPLAY, MASTER, RPC = 8000, 5600, 6600, 7300, 29500, 13345  # ports of the first engine
@@ -25,6 +28,9 @@ BOOTSTRAP = 8998  # of Mooncake
 DRAIN_S = 90  # requests in flight when an engine is told to stop
 CONNECTORS = ("nixl", "nixl_push", "mooncake")  # that need nothing beside the engines
 GIB, GB = 1 << 30, 10**9
+PRECISIONS = tuple(precision.value for precision in Precision)
+FIXED = ("--host", "--port", "--served-model-name", "--api-key", "--model", "--headless")
+GROUP = ("--nnodes", "--node-rank", "--master-addr", "--master-port")
 DRAM, DISK = ("dram", "cpu", "host"), ("disk", "nvme", "ssd")
 DISK_FOLDER = "/var/cache/kv"
 
@@ -75,14 +81,7 @@ def words(order: Order, pool: PoolPlan, place: Place) -> list[str]:
         ("--gpu-memory-utilization", f"{pool.memory_utilisation:g}"),
         ("--shutdown-timeout", str(DRAIN_S)),
     ]
-    degrees = {
-        "--tensor-parallel-size": layout.tp,
-        "--pipeline-parallel-size": layout.pp,
-        "--data-parallel-size": layout.dp,
-        "--decode-context-parallel-size": layout.dcp,
-        "--prefill-context-parallel-size": layout.pcp,
-    }
-    options += [(name, str(degree)) for name, degree in degrees.items() if degree > 1]
+    options += [(name, str(degree)) for name, degree in _degrees(layout).items() if degree > 1]
     if layout.expert_parallel:
         options.append(("--enable-expert-parallel",))
     options += [
@@ -93,6 +92,16 @@ def words(order: Order, pool: PoolPlan, place: Place) -> list[str]:
         *_group(pool, place),
     ]
     return merge(options, split_options(pool.engine_args))
+
+
+def _degrees(layout: Layout) -> dict[str, int]:
+    return {
+        "--tensor-parallel-size": layout.tp,
+        "--pipeline-parallel-size": layout.pp,
+        "--data-parallel-size": layout.dp,
+        "--decode-context-parallel-size": layout.dcp,
+        "--prefill-context-parallel-size": layout.pcp,
+    }
 
 
 def variables(pool: PoolPlan, place: Place) -> dict[str, str]:
@@ -229,6 +238,35 @@ def pool_problems(order: Order, pool: PoolPlan, where: str) -> list[Problem]:
     ]
     if any(tier in DISK for tier in pool.tiers) and not any(tier in DRAM for tier in pool.tiers):
         found.append(Problem(f"{where}.tiers", "disk needs dram: vLLM writes and reads through it"))
+    found += [
+        Problem(f"{where}.tiers.{tier}", f"{size:g} GB: must be above 0, and finite")
+        for tier, size in pool.tiers.items()
+        if not 0 < size * GB < float("inf")
+    ]
+    if pool.precision not in PRECISIONS:
+        found.append(Problem(f"{where}.precision", f"{pool.precision!r} is none of {', '.join(PRECISIONS)}"))
+    found += [
+        Problem(f"{where}.{name}", f"{value}: must be at least 1")
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
+        if (value := getattr(pool, name)) is not None and value < 1
+    ]
+    found += [Problem(f"{where}.engine_args", what) for what in _of_arguments(pool)]
     if pool.kv_precision not in ("bf16", "fp8", "fp4"):
         found.append(Problem(f"{where}.kv_precision", f"{pool.kv_precision!r} is none of bf16, fp8, fp4"))
     return found
+
+
+def _of_arguments(pool: PoolPlan) -> Iterator[str]:
+    try:
+        given = split_options(pool.engine_args)
+    except ValueError as error:
+        yield f"{pool.engine_args}: {error}"
+        return
+    for option in given:
+        name = name_of(option)
+        if not option[0].startswith("-"):
+            yield f"{option[0]!r} is no flag"
+        elif name in FIXED:
+            yield f"{name}: probes, Services and the gateway's configuration go by what is set here"
+        elif name in (*_degrees(pool.layout), *GROUP):
+            yield f"{name}: write it as `layout`, by which GPUs and nodes are counted"

@@ -1,11 +1,13 @@
 """Pilothouse's own configuration for plans: the same pools, roles and connectors."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from pilothouse.config.load import from_data
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.live.launch_connector import LOOPBACK
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.manifests.files import File, yaml_text
 from pilothouse.plan.manifests.flags import HTTP, connector
@@ -45,11 +47,27 @@ def gateway_file(
     if any(scaling.replicas_min == 0 for scaling in fleet.ground.scaling):
         pools = [(order, pool) for order, pool in fleet.pools if fleet.ground.scaling_of(pool.name)]
         settings["timeouts"] = {"waiting": f"{max(starting_s(order, pool) for order, pool in pools)}s"}
-    settings |= _own(fleet)
+    own = _own(fleet)
+    if fixed := [name for name in ("listen", "control") if name in own and listen != LOOPBACK]:
+        what = "probes and Services go by what is set here: leave it out"
+        raise ConfigError([Problem(f"gateway.{name}", what) for name in fixed])
+    if isinstance(own.get("timeouts"), dict):
+        own = own | {"timeouts": settings.get("timeouts", {}) | own["timeouts"]}
+    settings |= own
     settings["pools"] = [_pool(order, pool, places[pool.name], tokenizers) for order, pool in fleet.pools]
     text = yaml_text(settings)
-    from_data(settings, path)
+    try:
+        from_data(settings, path)
+    except ConfigError as error:
+        raise ConfigError([Problem(_of_plan(each.where, path, own), each.what) for each in error.problems]) from None
     return File(path, text)
+
+
+def _of_plan(where: str, path: str, own: Mapping[str, Any]) -> str:
+    """The place in a plan that a place in the gateway's configuration comes from."""
+    place = where.removeprefix(f"{path}: ")
+    name = re.split(r"[.\[]", place)[0]
+    return f"gateway.{place}" if name in own else place if name == "policy" else where
 
 
 def _own(fleet: Fleet) -> dict[str, Any]:

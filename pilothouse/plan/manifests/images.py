@@ -43,7 +43,7 @@ def images_in(data: Any, where: str = "") -> Iterator[tuple[str, str]]:
         if step == ".image" and isinstance(value, str):
             yield path, value
         elif step == ".image" and isinstance(value, dict) and "reference" in value:  # a volume
-            yield f"{path}.reference", value["reference"]
+            yield f"{path}.reference", str(value["reference"])
         else:
             yield from images_in(value, path)
 

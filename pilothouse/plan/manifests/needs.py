@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pilothouse.plan.manifests.accelerators import known
 from pilothouse.plan.manifests.files import File
+from pilothouse.plan.manifests.flags import EVENTS, REPLAY
 from pilothouse.plan.manifests.order import Fleet, nodes
 from pilothouse.plan.manifests.pods import HUB_SECRET
 
@@ -28,6 +29,11 @@ def needs(fleet: Fleet, files: list[File]) -> Iterator[str]:
             products = [name for gpu in gpus if gpu.label == label for name in gpu.products]
             yield f"nodes need the label {label} = {' or '.join(dict.fromkeys(products))}"
     yield from _of_weights(fleet, text)
+    if any(file.path.endswith(".sh") for file in files):
+        yield (
+            f"KV events, which carry token ids, are published on every interface (ports from {EVENTS} and {REPLAY} on): "
+            "let the gateway alone reach them"
+        )
     if "wva:" in text:
         yield "KServe scales by the gauge wva_desired_replicas: run llm-d's workload variant autoscaler"
     if "X-Gateway-Model-Name" in text:

@@ -6,6 +6,7 @@ from itertools import chain
 
 from pilothouse.core.errors import Problem
 from pilothouse.plan.document import PoolPlan
+from pilothouse.plan.layouts import indivisible
 from pilothouse.plan.manifests.accelerators import accelerator
 from pilothouse.plan.manifests.flags import pool_problems
 from pilothouse.plan.manifests.ground import Ground
@@ -19,6 +20,10 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PLACE = re.compile(r"[\w./-]+")  # of a claim and what lies in it
 IMAGE = re.compile(r"[\w.:/@+-]+")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+PART = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+LABEL_KEY = re.compile(rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{PART}")  # of nodes
+LABEL_VALUE = re.compile(rf"({PART})?")
+CLASS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 URL = re.compile(r"https?://[\w.-]+(:\d{1,5})?(/[\w./-]*)?")
 RESOURCE = re.compile(r"[a-z0-9.-]+/[\w.-]+")
 ADAPTER = re.compile(r"[\w./-]{1,128}")
@@ -43,7 +48,7 @@ def problems(fleet: Fleet) -> list[Problem]:
             found.append(Problem("name", f"{plans.count(name)} plans are called {name}: objects are named after them"))
     if len({str(order.plan.policy) for order in fleet.orders}) > 1:
         found.append(Problem("policy", "differs between the plans, and one gateway has one"))
-    return [*found, *chain(_scaling(fleet.ground, names), _ground(fleet.ground, names))]
+    return list(dict.fromkeys([*found, *chain(_scaling(fleet.ground, names), _ground(fleet.ground, names))]))
 
 
 def _of_order(order: Order) -> Iterator[Problem]:
@@ -85,6 +90,8 @@ def _weights(order: Order) -> Iterator[Problem]:
     elif not right.fullmatch(weights.rest) or ".." in weights.rest.split("/"):
         shapes = "hf://owner/name, pvc://claim/path, oci://image@sha256:DIGEST or a directory"
         yield Problem("--weights", f"{weights.uri!r} is none of {shapes}")
+    elif not weights.scheme and not weights.rest.startswith("/"):
+        yield Problem("--weights", f"{weights.uri!r}: engines run elsewhere; write the directory from / on")
     elif weights.scheme == "pvc" and not LABEL.fullmatch(weights.claim):
         yield Problem("--weights", f"{weights.claim!r} is no name of a claim")
     elif weights.scheme == "oci" and not PINNED.fullmatch(weights.rest) and UNFILLED not in weights.rest:
@@ -104,6 +111,8 @@ def _of_pool(order: Order, pool: PoolPlan) -> Iterator[tuple[str, str]]:
     if min(layout.tp, layout.pp, layout.dp, layout.dcp, layout.pcp, pool.gpus_per_node) < 1:
         yield "layout", "every degree, and gpus_per_node, must be at least 1"
         return
+    if order.model is not None and (why_not := indivisible(order.model, layout)):
+        yield "layout", why_not
     if layout.gpus % nodes(pool):
         yield "layout", f"{layout.gpus} GPUs do not spread evenly over {nodes(pool)} nodes"
     if layout.tp % layout.dcp:
@@ -153,6 +162,11 @@ def _ground(ground: Ground, names: list[str]) -> Iterator[Problem]:
                 yield Problem(f"{where}: replicas", f"{pool} is scaled: KEDA sets its number")
             elif count < 0:
                 yield Problem(f"{where}: replicas", f"{pool}: {count} is less than none")
+        for key, value in site.node_labels.items():
+            if not (LABEL_KEY.fullmatch(key) and LABEL_VALUE.fullmatch(value)):
+                yield Problem(f"{where}: node_labels", f"{key}: {value} is no label of a node")
+        if site.storage_class and not CLASS_NAME.fullmatch(site.storage_class):
+            yield Problem(f"{where}: storage_class", f"{site.storage_class!r} is no name of a class")
         for role, image in site.images.items():
             if role not in roles:
                 yield Problem(f"{where}: images", f"{role!r} is none of {', '.join(roles)}")

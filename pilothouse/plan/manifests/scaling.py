@@ -1,8 +1,9 @@
 """KEDA: how many engines of a pool there are, by the requests of its class.
 
 What is counted are requests: at the pool's engines, running or waiting, and at the gateway, where no engine can take them.
-That is what makes the first engine of none. Prometheus tells; who cannot be asked, or has no series, is an error, and then
-`fallback` holds: not zero.
+That is what makes the first engine of none. A pool that may have none beside others of its kind counts what is beyond these:
+its own share of the requests is never none while it has an engine, so it would never go. Prometheus tells; who cannot be
+asked, or has no series, is an error, and then `fallback` holds: not zero.
 """
 
 import json
@@ -68,13 +69,29 @@ def query(order: Order, pool: PoolPlan, scaling: Scaling, gateway: bool = True) 
     """PromQL. Of none, engines have no series, which is no fault where none is allowed."""
     space = {"namespace": order.ground.namespace} if order.ground.namespace else {}
     fleet = {_label(PART_OF): order.part_of, **space}
-    engines = " + ".join(f"sum({name}{_matching(fleet | {_label(POOL): pool.name})})" for name in ENGINE_SERIES)
+    engines = _flying(fleet, pool)
     if not scaling.replicas_min:
-        engines = f"(({engines}) or vector(0))"
+        engines = f"({engines} or vector(0))"
+        if others := [each for each in order.plan.pools if each.role is pool.role and each.name != pool.name]:
+            engines = f"clamp_min({engines} + {' + '.join(_beyond(order, each, fleet) for each in others)}, 0)"
     if pool.role is Role.PREFILL or not gateway:  # a prefill's request is held for a decode engine
         return engines
     waiting = f"sum({GATEWAY_SERIES}{_matching(fleet | {'model': order.served})})"
     return f"{engines} + ({waiting} or vector(0))"
+
+
+def _flying(fleet: dict[str, str], pool: PoolPlan) -> str:
+    """Requests in flight at a pool's engines."""
+    sums = " + ".join(f"sum({name}{_matching(fleet | {_label(POOL): pool.name})})" for name in ENGINE_SERIES)
+    return f"({sums})"
+
+
+def _beyond(order: Order, pool: PoolPlan, fleet: dict[str, str]) -> str:
+    """Requests in flight at another pool, less those that its engines bear. One engine may have several series."""
+    scaling = order.ground.scaling_of(pool.name)
+    borne = scaling.requests if scaling is not None and scaling.requests else borne_by_one(order, pool)
+    series = f"{ENGINE_SERIES[0]}{_matching(fleet | {_label(POOL): pool.name})}"
+    return f"{_flying(fleet, pool)} - {borne:.4g} * count(count by (instance) ({series}))"
 
 
 def _label(name: str) -> str:
@@ -88,13 +105,16 @@ def _matching(labels: dict[str, str]) -> str:
 
 def threshold(order: Order, pool: PoolPlan, scaling: Scaling) -> int:
     """Requests in flight at one engine, beyond which another is wanted."""
-    if scaling.requests:
-        return scaling.requests
+    return scaling.requests or max(1, int(borne_by_one(order, pool)))
+
+
+def borne_by_one(order: Order, pool: PoolPlan) -> float:
+    """Requests in flight at one engine, as the plan expects."""
     room = pool.max_num_seqs or SEQUENCES
     expected = order.plan.expected
     if expected is None or not expected.requests_per_s:
-        return max(1, int(FULL * room))
+        return FULL * room
     decode_s = expected.tpot_s * expected.output_per_s / expected.requests_per_s
     seconds = {Role.PREFILL: expected.ttft_s, Role.DECODE: decode_s, Role.BOTH: expected.ttft_s + decode_s}
     engines = sum(each.replicas for each in order.plan.pools if each.role is pool.role)
-    return max(1, min(room, int(expected.requests_per_s * seconds[pool.role] / engines)))  # Little's law
+    return min(room, expected.requests_per_s * seconds[pool.role] / engines)  # Little's law

@@ -3,11 +3,13 @@
 import json
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from manifest_plans import HOSTS, NAMES, fleet
+from msgspec.structs import replace
 
 from pilothouse.core.events import Role
 from pilothouse.live.launch_command import name_of, split_options, value_of
@@ -100,6 +102,30 @@ def test_quantisation_is_asked_for_where_the_checkpoint_does_not_bring_it(
 def test_what_cannot_run_is_refused_with_its_place(layout: Layout, precision: str, where: str) -> None:
     pool = PoolPlan(name="a", replicas=1, layout=layout, gpu="h100_sxm", precision=precision)
     assert where in [problem.where for problem in problems(Fleet((one_pool(pool),)))]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"tiers": {"dram": -4.0}}, "pools[0].tiers.dram"),
+        ({"tiers": {"dram": 1e300}}, "pools[0].tiers.dram"),
+        ({"precision": "fp7"}, "pools[0].precision"),
+        ({"max_model_len": -1}, "pools[0].max_model_len"),
+        ({"max_num_seqs": 0}, "pools[0].max_num_seqs"),
+        ({"layout": Layout(tp=3)}, "pools[0].layout"),
+        ({"engine_args": ["--port 9000"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--served_model_name=x"]}, "pools[0].engine_args"),
+        ({"engine_args": ["-tp 4"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--seed", "1", "--data-parallel-size", "4"]}, "pools[0].engine_args"),
+        ({"engine_args": ["four"]}, "pools[0].engine_args"),
+        ({"engine_args": ["--revision 'main"]}, "pools[0].engine_args"),
+    ],
+)
+def test_what_an_engine_would_not_start_with_is_refused(wrong: dict[str, Any], where: str) -> None:
+    (order,) = fleet("single").orders
+    pools = [replace(order.plan.pools[0], **wrong)]
+    refused = replace(order, plan=replace(order.plan, pools=pools))
+    assert where in [problem.where for problem in problems(Fleet((refused,)))]
 
 
 def test_both_sides_of_a_pair_have_the_same_kind_of_connector() -> None:

@@ -16,6 +16,7 @@ from pilothouse.core.events import Role
 from pilothouse.live.inspect import NAMES as METRICS
 from pilothouse.plan.document import Bound, Confidence, Expected
 from pilothouse.plan.manifests.ground import Ground, Scaling
+from pilothouse.plan.manifests.order import Fleet
 from pilothouse.plan.manifests.scaling import ENGINE_SERIES, GATEWAY_SERIES, query, threshold
 from pilothouse.plan.manifests.targets import render
 
@@ -72,6 +73,15 @@ def test_requests_wait_for_the_first_engine_as_long_as_it_may_take() -> None:
         assert (waiting.us > 600_000_000) == longer
 
 
+def test_other_timeouts_of_a_plan_do_not_shorten_that() -> None:
+    made = fleet("single", scaling=(Scaling("main", "chat", 0, 4),))
+    plan = replace(made.orders[0].plan, gateway={"timeouts": {"connect": "1s"}})
+    files = render(Fleet((replace(made.orders[0], plan=plan),)), "kubernetes")
+    (config,) = [e for f in files for e in yaml.safe_load_all(f.text) if e.get("kind") == "ConfigMap"]
+    timeouts = load(config["data"]["pilothouse.yaml"]).timeouts
+    assert timeouts.waiting.us > 600_000_000 and timeouts.connect.us == 1_000_000
+
+
 @pytest.mark.parametrize(
     ("role", "requests"),
     [(Role.BOTH, 22), (Role.PREFILL, 2), (Role.DECODE, 20)],  # 20/s x (0.5 s + 200 tokens x 0.02 s) / 4 engines
@@ -106,6 +116,53 @@ WAITING = {
 }
 
 
+def told(text: str, series: dict[str, float], total: float | None, folder: Path) -> None:
+    """Prometheus answers so."""
+    if shutil.which("promtool") is None:
+        pytest.skip("needs promtool, of Prometheus")
+    samples = [] if total is None else [{"labels": "{}", "value": total}]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": f"{value} {value}"} for name, value in series.items()],
+        "promql_expr_test": [{"expr": text, "eval_time": "1m", "exp_samples": samples}],
+    }
+    path = folder / "test.yaml"
+    path.write_text(yaml.safe_dump({"tests": [case]}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def flying(pool: str, *counts: int) -> dict[str, float]:
+    """Series of a pool's engines; each has two data-parallel ranks, of which one is idle."""
+    where = 'app_kubernetes_io_part_of="hybrid",pilothouse_io_pool="%s",instance="%s",engine="%s"'
+    return {
+        f"{name}{{{where % (pool, number, rank)}}}": 0 if rank or name != ENGINE_SERIES[0] else count
+        for name in ENGINE_SERIES
+        for number, count in enumerate(counts)
+        for rank in (0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("series", "total"),
+    [
+        (flying("owned", 30, 30, 30), 0),  # three bear 120
+        (flying("owned", 50, 50, 50), 30),
+        (flying("owned", 20, 20, 20) | flying("rented", 19), 0),  # its own alone never end
+        (flying("owned", 50, 50, 50) | flying("rented", 40), 70),
+        (flying("rented", 40), None),  # the others cannot be asked
+    ],
+)
+def test_a_pool_that_may_have_none_counts_what_others_cannot_bear(
+    series: dict[str, float], total: float | None, tmp_path: Path
+) -> None:
+    (order,) = fleet("blueprint hybrid").orders
+    owned, rented = order.plan.pools
+    order = replace(order, plan=replace(order.plan, expected=None, pools=[replace(owned, max_num_seqs=80), rented]))
+    assert "owned" not in query(order, rented, Scaling("rented", "chat", 1, 4))
+    told(query(order, rented, Scaling("rented", "chat", 0, 4)), series, total, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("least", "series", "total"),
     [
@@ -115,17 +172,7 @@ WAITING = {
         (1, {}, None), (0, {}, 0),
     ],
 )  # fmt: skip
-def test_prometheus_counts_what_is_meant(least: int, series: dict[str, int], total: int | None, tmp_path: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("needs promtool, of Prometheus")
-    text = query(*fleet("single").pools[0], Scaling("main", "chat", least, 4))
-    told = [] if total is None else [{"labels": "{}", "value": total}]
-    case = {
-        "interval": "1m",
-        "input_series": [{"series": name, "values": f"{value} {value}"} for name, value in series.items()],
-        "promql_expr_test": [{"expr": text, "eval_time": "1m", "exp_samples": told}],
-    }
-    path = tmp_path / "test.yaml"
-    path.write_text(yaml.safe_dump({"tests": [case]}))
-    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_prometheus_counts_what_is_meant(
+    least: int, series: dict[str, float], total: int | None, tmp_path: Path
+) -> None:
+    told(query(*fleet("single").pools[0], Scaling("main", "chat", least, 4)), series, total, tmp_path)

@@ -10,7 +10,9 @@ import yaml
 from manifest_plans import DIGEST, NAMES, fleet, refused, weights
 
 from pilothouse.core.errors import ConfigError
-from pilothouse.plan.manifests.ground import Site
+from pilothouse.plan.manifests.ground import Scaling, Site
+from pilothouse.plan.manifests.idle import idle
+from pilothouse.plan.manifests.images import Images
 from pilothouse.plan.manifests.sites import read_sites
 from pilothouse.plan.manifests.targets import TARGETS, render, write
 
@@ -109,8 +111,36 @@ def test_a_wrong_file_of_sites_is_refused(text: str, said: str, tmp_path: Path) 
         (Site(name="east", replicas={"main": -1}), "less than none"),
         (Site(name="east", images={"motor": f"x@{DIGEST}"}), "'motor' is none of"),
         (Site(name="east", images={"engine": "x:latest"}), "is not pinned"),
+        (Site(name="east", node_labels={"rack 1": "a"}), "no label of a node"),
+        (Site(name="east", node_labels={"rack": "väl ue"}), "no label of a node"),
+        (Site(name="east", storage_class="Fast Disks"), "no name of a class"),
     ],
 )
 def test_a_site_that_cannot_be_is_refused(wrong: Site, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         render(fleet("single", sites=(wrong,)), "kubernetes")
+
+
+@pytest.mark.parametrize(
+    ("ground", "target", "said"),
+    [
+        ({}, "kubernetes", []),
+        ({"rdma": "rdma/ib", "namespace": "prod"}, "kubernetes", ["--rdma"]),  # one node, nothing exchanged
+        ({"hosts": ("10.0.0.1",)}, "vllm", []),
+        ({"hosts": ("10.0.0.1",), "gateway": "own"}, "kubernetes", ["--host", "--gateway"]),
+        ({"gateway": "own"}, "llm-d", []),
+        ({"images": Images(engine=f"x@{DIGEST}", sidecar=f"y@{DIGEST}")}, "kserve", ["--image sidecar"]),
+        ({"sites": (Site(name="east"),)}, "compose", ["--site east"]),
+        ({"scaling": (Scaling("main", "chat", 1, 4, 3),)}, "kserve", ["--scale main: @3"]),
+        ({"scaling": (Scaling("main", "chat", 1, 4, 3),)}, "kubernetes", []),
+        (
+            {"sites": (Site(name="east", storage_class="fast", node_labels={"rack": "a"}),)},
+            "kubernetes",
+            ["--site east: storage_class"],
+        ),
+    ],
+)
+def test_what_was_said_in_vain_is_told(ground: dict[str, Any], target: str, said: list[str]) -> None:
+    made = fleet("single", **({"images": Images()} | ground))
+    lines = idle(made, target, render(made, target))
+    assert [line.partition(" changes nothing")[0] for line in lines] == said

@@ -172,6 +172,10 @@ def test_a_broken_reference_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [("kind: Deployment", "Deployment without metadata.name"), ("- 1", "is not an object"),
+     ("{kind: [1], metadata: {name: a}}", "is no kind"), ("{kind: Job, metadata: {name: [a]}}", "without metadata.name"),
+     ("{kind: Job, metadata: {name: a}}\n---\n{kind: Job, metadata: {name: a}}", "Job a: is there 2 times"),
+     ("{kind: ConfigMap, metadata: {name: a}, data: {pilothouse.yaml: 'policy: best'}}", "unknown policy 'best'"),
+     ("{kind: Job, metadata: {name: a}, spec: {image: 'x:latest'}}", "Job a: spec.image: x:latest is not pinned"),
      ("{kind: ScaledObject, metadata: {name: a}}", "is not shaped as its kind is"), ("a: [", "is not YAML")],
 )  # fmt: skip
 def test_whatever_people_write_is_answered(text: str, said: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ async def test_streams_outlive_the_picker(pair: Pair, gateways: Gateways) -> Non
         killed = loop.time()
         fresh = [asyncio.create_task(client.ask(prompt(20), stream=i % 2 == 0)) for i in range(8)]
         assert all(a.is_good for a in await asyncio.gather(*fresh))
-        assert loop.time() - killed < 15, "seconds, most of them Python's start on a busy machine"
+        assert loop.time() - killed < 30, "seconds, most of them Python's start while engines have all cores"
         answers = await asyncio.gather(unary, *(stream.rest() for stream in streams))
         assert all(a.is_good and a.usage["completion_tokens"] == 2 * LONG for a in answers)
         await until(lambda: answers_control(gateway) and gateway.states() == "up up" and gateway.is_idle())

@@ -19,7 +19,7 @@ def prompt(words: int = 200) -> str:
     return f"{number} {MARK} " + " ".join(str(number * 7919 * (i + 1) % 9973) for i in range(words))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Asks again and again, and lets the loop run meanwhile. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(condition):

@@ -11,9 +11,10 @@ from pilothouse.cli.plan_question import prices_of, question_of
 from pilothouse.cli.plan_wanted import Asked, Wanted, read_wanted
 from pilothouse.cli.planning import rehearsed
 from pilothouse.core.errors import ConfigError, Problem
+from pilothouse.plan.analytic import INFINITE
 from pilothouse.plan.document import Plan
 from pilothouse.plan.figures import digits
-from pilothouse.plan.promise import INFINITE, Terms, expected_of, promised
+from pilothouse.plan.promise import Terms, expected_of, promised
 from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import confirmed, job
 from pilothouse.plan.simulated import Hardware, hardware_of, problems_of

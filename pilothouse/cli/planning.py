@@ -17,10 +17,11 @@ from pilothouse.cli.plan_table import show, show_divisions
 from pilothouse.cli.plan_wanted import Asked
 from pilothouse.core.errors import ConfigError, PilothouseError, Problem
 from pilothouse.experiments.pool import cores
+from pilothouse.plan.analytic import INFINITE
 from pilothouse.plan.division import Division, divisions
 from pilothouse.plan.document import Confidence, Plan
 from pilothouse.plan.plan_file import moved, plan_text
-from pilothouse.plan.promise import INFINITE, expected_of, keeps
+from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.question import Question
 from pilothouse.plan.rehearsal import Job, Rehearsed, confirmed, job, rehearse
 from pilothouse.plan.search import Found, rank, search

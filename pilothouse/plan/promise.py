@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pilothouse.core.errors import ConfigError, Problem
 from pilothouse.core.events import Role
 from pilothouse.perf.catalog import Model, precision_named
-from pilothouse.plan.analytic import Fleet, Latency, Load, Pool, bands, load_at, rate_max
+from pilothouse.plan.analytic import INFINITE, Fleet, Latency, Load, Pool, bands, load_at, rate_max
 from pilothouse.plan.asks import Asks, settled
 from pilothouse.plan.binding import binding
 from pilothouse.plan.buying import Bought, Buying, Needed, Part, bought, start_seconds, ways
@@ -24,7 +24,6 @@ from pilothouse.plan.prices import Prices
 from pilothouse.plan.simulated import Hardware, engines_of
 
 MIDDLE = 50  # the percentile that stands for the mean
-INFINITE = float("inf")
 COLD_TELLING = 1e-5  # share of requests that wait for a start: of fewer nothing is said
 
 

@@ -11,10 +11,11 @@ from pilothouse.build import ENGINES_TAKE, Setting, played, ran
 from pilothouse.config.scenario_load import policy_named
 from pilothouse.core.dispatcher import DispatcherSettings
 from pilothouse.core.units import SECOND, Micros
+from pilothouse.plan.analytic import INFINITE
 from pilothouse.plan.asks import Asks, by_clock, spread
 from pilothouse.plan.busiest import looped, paced, trimmed, while_all_ask
 from pilothouse.plan.document import ClassExpected, Confidence, Expected, Objective, Plan
-from pilothouse.plan.promise import INFINITE, expected_of, keeps
+from pilothouse.plan.promise import expected_of, keeps
 from pilothouse.plan.simulated import Hardware, fleet_of
 from pilothouse.sim.clients import StageResult
 from pilothouse.sim.world import Fleet, Pool, settle
@@ -69,9 +70,6 @@ class Met(msgspec.Struct, frozen=True):
     requests: int
     ttft_s: float
     tpot_s: float
-
-
-Rehearse = Callable[[Sequence[Job]], list[Rehearsed]]  # on how many processes is for the caller to decide
 
 
 def job(plan: Plan, hardware: Hardware, asks: Asks, workload: Workload, seed: int = 1, load: float = 1.0) -> Job:

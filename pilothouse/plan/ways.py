@@ -15,11 +15,10 @@ from pilothouse.core.events import Tier
 from pilothouse.perf.acceptance import EAGLE_HEADS, PUBLISHED, Kind, available, published
 from pilothouse.perf.speculation import Method, gain
 from pilothouse.perf.storage import STORAGES, fetch_us
-from pilothouse.plan.analytic import Load
+from pilothouse.plan.analytic import INFINITE, Load
 from pilothouse.plan.document import PoolPlan
 from pilothouse.plan.engines import Engine, engine_of
 from pilothouse.plan.layouts import Candidate, Needs, candidates
-from pilothouse.plan.promise import INFINITE
 from pilothouse.plan.question import Question, Stock
 from pilothouse.plan.tiers import LEAST_GAIN
 

@@ -82,9 +82,11 @@ def page(saved: Saved, runs: Sequence[Run]) -> str:
 def rendered(template: str, charts: list[Chart], **values: Any) -> str:
     """A page that needs nothing else: its look and its charts, which `page.js` draws, in it."""
     folder = files("pilothouse.report") / "assets"
-    asset = {name: (folder / name).read_text(encoding="utf-8") for name in (template, "page.css", "page.js")}
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(asset[template]).render(
+    names = ("base.html", template, "page.css", "page.js")
+    asset = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    loader = jinja2.DictLoader(asset)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    return environment.get_template(template).render(
         css=Markup(asset["page.css"]),
         js=Markup(asset["page.js"]),
         plotly=Markup(_plotly()),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -138,3 +138,8 @@ def digest_of_a_rough_day() -> str:
 
 def job_of(planned: Planned) -> Job:
     return Job(planned.request, planned.blocks, planned.prompt_tokens, planned.output_tokens)
+
+
+def linked(token_bytes: int, bytes_per_us: float) -> dict[str, Any]:
+    """What pools that hand KV over to each other have alike."""
+    return {"connector": "nixl", "exchange": "x", "kv_token_bytes": token_bytes, "link_bytes_per_us": bytes_per_us}

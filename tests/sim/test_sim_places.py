@@ -1,7 +1,5 @@
 """Engines in two racks: KV goes between those that stand near each other, unless it is quicker to have it computed far off."""
 
-from typing import Any
-
 import pytest
 
 from pilothouse.config.policy import profile
@@ -13,7 +11,7 @@ from pilothouse.core.units import EndpointId
 from pilothouse.sim.delays import Delays
 from pilothouse.sim.invariants import run_checked
 from pilothouse.sim.world import Fleet, Pool, world
-from tests.sim.simulated import ENGINE, Told, ask, workload
+from tests.sim.simulated import ENGINE, Told, ask, linked, workload
 
 RACKS = ("a", "b")
 KV_BYTES, RATE, FAR = 100_000, 10_000.0, 1_000.0  # of a token, per microsecond: 10 us a token, or 100
@@ -21,12 +19,7 @@ KV_BYTES, RATE, FAR = 100_000, 10_000.0, 1_000.0  # of a token, per microsecond:
 
 def pairs(count: int, every_s: float, decode: tuple[str, ...] = RACKS, far: float = FAR) -> list[tuple[str, str]]:
     """Racks of (prefill, decode) of each request, one after the other."""
-    alike: dict[str, Any] = {
-        "connector": "nixl",
-        "exchange": "x",
-        "kv_token_bytes": KV_BYTES,
-        "link_bytes_per_us": RATE,
-    }
+    alike = linked(KV_BYTES, RATE)
     pools = [
         Pool(f"{role.value}-{rack}", 1, ENGINE, True, role=role, labels={"rack": rack}, far_bytes_per_us=far, **alike)
         for role, racks in ((Role.PREFILL, RACKS), (Role.DECODE, decode))

@@ -21,7 +21,7 @@ from pilothouse.sim.invariants import run_checked
 from pilothouse.sim.world import Fleet, Pool, world
 from pilothouse.workload.outcomes import Outcome
 from pilothouse.workload.requests import Planned, Workload
-from tests.sim.simulated import ENGINE, TIME, Told, ask, fault, many, workload
+from tests.sim.simulated import ENGINE, TIME, Told, ask, fault, linked, many, workload
 
 ALWAYS = {"like": "cache_and_load", "decider": "always"}
 KV_BYTES, RATE = 100_000, 10_000.0  # of a token, per microsecond: 10 us a token
@@ -41,12 +41,7 @@ def pair(
 ) -> tuple[Driver, Told]:
     """Prefill engines p-0 ... and decode engines d-0 ..., not yet run."""
     delays = Delays(**({"scrape_us": Micros(200_000)} | late))
-    alike: dict[str, Any] = {
-        "connector": "nixl",
-        "exchange": "x",
-        "kv_token_bytes": KV_BYTES,
-        "link_bytes_per_us": RATE,
-    }
+    alike = linked(KV_BYTES, RATE)
     pools = [
         Pool("p", prefill, engine, True, start_up_us=Micros(SECOND), role=Role.PREFILL, **alike),
         Pool("d", decode, engine, True, start_up_us=Micros(SECOND), role=Role.DECODE, **alike),

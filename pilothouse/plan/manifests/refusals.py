@@ -15,7 +15,6 @@ from pilothouse.plan.manifests.order import Fleet, Order, Weights, nodes
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,22}[a-z0-9])?")  # a DNS label, short enough for what stands beside it
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-SCHEMES = ("hf", "pvc", "oci")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PLACE = re.compile(r"[\w./-]+")  # of a claim and what lies in it
 IMAGE = re.compile(r"[\w.:/@+-]+")
